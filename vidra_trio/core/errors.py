@@ -73,10 +73,12 @@ class UrlNotAllowed(VidraError):
     code = "url_not_allowed"
     status_hint = 400
 
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(f"urls: {why}: {url[:200]!r}")
+    def __init__(self, url: str, why: str, *, index: int | None = None) -> None:
+        where = "urls" if index is None else f"urls[{index}]"
+        super().__init__(f"{where}: {why}: {url[:200]!r}")
         self.url = url
         self.why = why
+        self.index = index
 
 
 class OptionNotAllowed(VidraError):

@@ -48,7 +48,7 @@ class LogEntry:
 class Snapshot:
     """The frozen public view of one job.
 
-    `metadata` and `preview` are in wire form (jobs.md §2.1, §2.2). `extra` holds
+    `metadata` and `preview` are in wire form. `extra` holds
     members of the state file that we do not know; they are written back.
     """
 
@@ -62,7 +62,7 @@ class Snapshot:
     error: str | None = None
     error_code: str | None = None
     has_error_logs: bool = False
-    progress: Progress = Progress()
+    progress: Progress = field(default_factory=Progress)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     preview: Mapping[str, Any] | None = None
     finished_items: tuple[int, ...] = ()  # indices into spec.urls that are on disk already
@@ -85,7 +85,7 @@ class Snapshot:
 
     @property
     def leaves_nothing(self) -> bool:
-        """Nothing was found or written yet: a cancel removes such a job altogether (jobs.md §5.3)."""
+        """Nothing was found or written yet: a cancel removes such a job altogether."""
         return self.preview is None and not (
             self.generated_files
             or self.partial_files
@@ -123,7 +123,7 @@ class Summary:
 
 
 def next_version(now_ms: int, last: int | None) -> int:
-    """Return a version that differs from, and exceeds, every earlier one even if the clock jumps."""
+    """Return a version that exceeds every earlier one, even if the clock jumps back."""
     return now_ms if last is None else max(now_ms, last + 1)
 
 

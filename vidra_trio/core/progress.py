@@ -3,7 +3,7 @@
 1. `percent` never falls within one run of an item: a merged format arrives as
    several files, so the bytes of finished files become an offset and the total
    is the sum known from the format selection, as soon as it is known.
-2. A new `stage` drops what belonged to the old one (jobs.md §3.2).
+2. A new `stage` drops what belonged to the old one.
 3. `elapsed` never decreases. Numbers are finite; percentages have two decimals.
 """
 
@@ -23,9 +23,11 @@ COMPLETED: Final = "COMPLETED"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The reduced state of all ticks: the members of jobs.md §3.1 that a single item has."""
+    """The reduced state of all ticks: what a client is shown of one item."""
 
-    status: str | None = None  # yt-dlp's word (downloading, finished, started, error), or a job status
+    status: str | None = (
+        None  # yt-dlp's word (downloading, finished, started, error), or a job status
+    )
     state: str | None = None
     stage: str | None = None
     stage_name: str | None = None
@@ -119,6 +121,13 @@ def apply_stage(progress: Progress, stage: Stage) -> Progress:
         speed=None,
         eta=None,
     )
+
+
+def of_several(progress: Progress, index: int, count: int) -> Progress:
+    """Show the progress of item `index` (from 0) of `count` as the whole job's."""
+    if count <= 1 or progress.percent is None:
+        return progress
+    return replace(progress, percent=round((index * 100 + progress.percent) / count, 2))
 
 
 def completed(progress: Progress, main: str | None, state: str) -> Progress:

@@ -16,7 +16,7 @@ from vidra_trio.core.states import JobKind, Level
 
 
 class Identified(msgspec.Struct, frozen=True, tag="identified", omit_defaults=True):
-    """The site answered: what the item is, in the preview's wire form (jobs.md §2.2)."""
+    """The site answered: what the item is, in the preview's wire form."""
 
     kind: JobKind
     preview: dict[str, Any] = {}

@@ -1,0 +1,381 @@
+"""The jobs table and its commands, with fakes for the disk and the engine."""
+
+from __future__ import annotations
+
+import datetime
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.fakes import EPOCH, SPEC, FakeStore, House, Stored, open_house
+from vidra_trio import supervisor as supervisor_module
+from vidra_trio.core import lifecycle
+from vidra_trio.core.errors import (
+    CommandRefused,
+    DeleteRefused,
+    JobNotFound,
+    ShuttingDown,
+    StorageFailed,
+    TooManyJobs,
+)
+from vidra_trio.core.job import JobSpec, LogEntry, Snapshot
+from vidra_trio.core.report import Failed, Identified
+from vidra_trio.core.states import Command, JobKind, JobState, Level
+from vidra_trio.engine.scripted import ScriptedEngine, download
+from vidra_trio.supervisor import Answer
+
+S, C = JobState, Command
+VIDEO = Identified(JobKind.VIDEO, {"title": "T"})
+
+
+def endless() -> ScriptedEngine:
+    """Return an engine whose runs go on until they are stopped."""
+    return ScriptedEngine(lambda _: (VIDEO, trio.Event()))
+
+
+def stored(state: JobState, job_id: str = "old") -> Stored:
+    """Return a job as an earlier life left it."""
+    line = LogEntry(EPOCH, Level.INFO, "from an earlier life")
+    return Stored(Snapshot(job_id, SPEC, state, EPOCH), (line,))
+
+
+async def test_a_job_is_on_disk_and_listed_before_create_returns() -> None:
+    """What create returned survives a crash right after it."""
+    store = FakeStore()
+    async with open_house(endless(), store) as house:
+        job = await house.supervisor.create(SPEC)
+        assert store.history == [(job.job_id, "queued")]
+        assert [j.job_id for j in house.supervisor.jobs()] == [job.job_id]
+        assert house.supervisor.get(job.job_id).options_version is not None
+
+
+async def test_a_create_that_cannot_be_stored_starts_nothing() -> None:
+    """The caller gets the storage error itself, and no job exists."""
+    store = FakeStore()
+    store.broken = True
+    async with open_house(store=store) as house:
+        with pytest.raises(StorageFailed):
+            await house.supervisor.create(SPEC)
+        assert house.supervisor.jobs() == []
+        assert len(store.forgotten) == 1
+    assert house.recorder.updates() == []
+    assert house.engine.runs == []
+
+
+async def test_a_caller_that_goes_away_leaves_no_trace(autojump_clock: MockClock) -> None:
+    """Cancelled while the first write is under way: no job, no event, nothing on disk."""
+    store = FakeStore(delay=5)
+    async with open_house(store=store) as house:
+        with trio.move_on_after(1):
+            await house.supervisor.create(SPEC)
+        assert house.supervisor.jobs() == []
+        assert house.supervisor.summary().total == 0
+    assert store.saved == {}
+    assert house.recorder.updates() == []
+
+
+async def test_a_job_outlives_its_caller(autojump_clock: MockClock) -> None:
+    """After create returned, the caller's own scope means nothing to the job."""
+    async with open_house(ScriptedEngine(lambda _: (VIDEO, 10.0, *download()[1:]))) as house:
+        with trio.CancelScope() as caller:
+            job = await house.supervisor.create(SPEC)
+            caller.cancel()
+            await trio.lowlevel.checkpoint()
+        assert (await house.supervisor.wait_settled(job.job_id)).state is S.COMPLETED
+
+
+async def test_at_most_the_limit_runs_and_the_rest_is_queued(autojump_clock: MockClock) -> None:
+    """Twenty jobs, three slots: never more than three at work, and all complete."""
+    engine = ScriptedEngine(lambda spec: (VIDEO, 1.0, *download(spec.job_id)[1:]))
+    async with open_house(engine, max_concurrent=3) as house:
+        jobs = [await house.supervisor.create(SPEC) for _ in range(20)]
+        await wait_all_tasks_blocked()
+        assert house.supervisor.summary().queued == 17
+        stats = house.supervisor.statistics()
+        assert (stats.slots, stats.slots_used, stats.summary.active) == (3, 3, 3)
+        for job in jobs:
+            assert (await house.supervisor.wait_settled(job.job_id)).state is S.COMPLETED
+    assert engine.most_running == 3
+
+
+async def test_a_queued_job_can_be_cancelled() -> None:
+    """Waiting for a slot is no reason to be deaf."""
+    async with open_house(endless(), max_concurrent=1) as house:
+        await house.supervisor.create(SPEC)
+        waiting = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        assert (await house.supervisor.apply(waiting.job_id, C.CANCEL)).state is S.CANCELLING
+        with pytest.raises(JobNotFound):
+            await house.supervisor.wait_settled(waiting.job_id)
+        assert len(house.engine.runs) == 1
+        assert house.supervisor.summary().total == 1
+
+
+async def test_jobs_are_listed_oldest_first() -> None:
+    """Restored jobs keep their place by age."""
+    young = Snapshot("young", SPEC, S.COMPLETED, EPOCH + datetime.timedelta(days=1))
+    store = FakeStore([Stored(young), stored(S.COMPLETED)])
+    async with open_house(store=store) as house:
+        assert [job.job_id for job in house.supervisor.jobs()] == ["old", "young"]
+
+
+@pytest.mark.parametrize("state", sorted(lifecycle.ALIVE, key=str), ids=str)
+async def test_a_restart_shows_interrupted_jobs(state: JobState) -> None:
+    """Every stored job is there again, settled, with a note in its log, and nothing runs."""
+    store = FakeStore([stored(state)])
+    async with open_house(store=store) as house:
+        job = house.supervisor.get("old")
+        assert job.state in lifecycle.SETTLED
+        lines = [line.message for line in house.supervisor.logs("old")]
+        assert (len(lines), lines[0]) == (2, "from an earlier life")
+        assert store.soon == ["old"]
+        assert house.supervisor.summary().total == 1
+    assert house.recorder.updates() == [f"{job.state}/restored"]
+    assert house.engine.runs == []
+
+
+async def test_a_shutdown_stores_running_jobs_as_waiting() -> None:
+    """Leaving the block stops the run, keeps its parts and saves the job as queued."""
+    store = FakeStore()
+    async with open_house(endless(), store) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        assert house.supervisor.get(job.job_id).state is S.RUNNING
+    assert store.saved[job.job_id].state is S.QUEUED
+    assert house.engine.discarded == []
+
+
+async def test_nothing_starts_during_a_shutdown() -> None:
+    """Creating or resuming after the end began is refused, not forgotten."""
+    async with open_house(store=FakeStore([stored(S.PAUSED)])) as house:
+        house.supervisor.closing = True
+        with pytest.raises(ShuttingDown):
+            await house.supervisor.create(SPEC)
+        with pytest.raises(ShuttingDown):
+            await house.supervisor.apply("old", C.RESUME)
+
+
+async def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client's endless loop of creates meets a limit with a code."""
+    monkeypatch.setattr(supervisor_module, "MAX_UNSETTLED", 2)
+    async with open_house(endless()) as house:
+        await house.supervisor.create(SPEC)
+        await house.supervisor.create(SPEC)
+        with pytest.raises(TooManyJobs):
+            await house.supervisor.create(SPEC)
+
+
+async def test_an_unknown_job_is_not_found() -> None:
+    """Every way of asking for a job that is not there says so."""
+    async with open_house() as house:
+        for ask in (house.supervisor.get, house.supervisor.logs):
+            with pytest.raises(JobNotFound):
+                ask("nope")
+        with pytest.raises(JobNotFound):
+            await house.supervisor.apply("nope", C.CANCEL)
+        with pytest.raises(JobNotFound):
+            await house.supervisor.wait_settled("nope")
+
+
+async def test_delete_removes_a_finished_job_everywhere() -> None:
+    """Its record and its parts go; everybody is told."""
+    async with open_house() as house:
+        job = await house.supervisor.create(SPEC)
+        await house.supervisor.wait_settled(job.job_id)
+        answer = await house.supervisor.apply(job.job_id, C.DELETE)
+        assert answer == Answer(job.job_id, S.COMPLETED, removed=True)
+        with pytest.raises(JobNotFound):
+            house.supervisor.get(job.job_id)
+    assert house.store.saved == {}
+    assert house.recorder.updates()[-1] == "deleted"
+    assert house.supervisor.summary().counts == {}
+
+
+async def test_delete_of_an_active_job_is_refused() -> None:
+    """A running job is cancelled first, then deleted."""
+    async with open_house(endless()) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        with pytest.raises(DeleteRefused):
+            await house.supervisor.apply(job.job_id, C.DELETE)
+
+
+async def test_no_ops_answer_the_unchanged_state() -> None:
+    """Cancelling a completed job, or retrying a running one, changes and stores nothing."""
+    async with open_house() as house:
+        job = await house.supervisor.create(SPEC)
+        await house.supervisor.wait_settled(job.job_id)
+        before = list(house.store.history)
+        assert (await house.supervisor.apply(job.job_id, C.CANCEL)).state is S.COMPLETED
+        with pytest.raises(CommandRefused):
+            await house.supervisor.apply(job.job_id, C.PAUSE)
+        assert house.store.history == before
+
+
+@pytest.mark.parametrize("state", [S.PAUSED, S.FAILED], ids=str)
+async def test_cancelling_a_settled_job_takes_effect_at_once(state: JobState) -> None:
+    """A paused or failed job has no run: its parts go and it is cancelled when answered."""
+    store = FakeStore([stored(state)])
+    async with open_house(store=store) as house:
+        assert (await house.supervisor.apply("old", C.CANCEL)).state is S.CANCELLED
+        assert store.saved["old"].state is S.CANCELLED
+        assert len(house.engine.discarded) == 1
+    assert house.recorder.updates()[-1] == "cancelled/cancelled"
+
+
+async def test_cancelling_twice_repeats_itself() -> None:
+    """A second cancel of a job that is being cancelled is accepted and harmless."""
+    engine = ScriptedEngine(lambda _: (VIDEO, trio.Event()), lets_go_after=0)
+    async with open_house(engine) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(house.supervisor.apply, job.job_id, C.CANCEL)
+        end = await house.supervisor.wait_settled(job.job_id)
+    assert end.state is S.CANCELLED
+    assert house.recorder.updates().count("cancelled/cancelled") == 1
+
+
+async def test_a_cancel_acts_even_when_the_disk_is_full() -> None:
+    """The work stops; the answer says that it could not be stored."""
+    store = FakeStore()
+    async with open_house(endless(), store) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        store.broken = True
+        with pytest.raises(StorageFailed):
+            await house.supervisor.apply(job.job_id, C.CANCEL)
+        assert (await house.supervisor.wait_settled(job.job_id)).state is S.CANCELLED
+
+
+async def test_a_disk_that_never_answers_is_a_storage_failure(autojump_clock: MockClock) -> None:
+    """A command does not hang with its disk."""
+    store = FakeStore([stored(S.PAUSED)])
+    async with open_house(store=store) as house:
+        store.delay = 1000
+        with pytest.raises(StorageFailed):
+            await house.supervisor.apply("old", C.CANCEL)
+
+
+async def test_a_command_outlives_its_caller(autojump_clock: MockClock) -> None:
+    """A caller that goes away in the middle of a cancel undoes nothing."""
+    store = FakeStore([stored(S.PAUSED)])
+    async with open_house(store=store) as house:
+        store.delay = 1
+        with trio.move_on_after(0.5):
+            await house.supervisor.apply("old", C.CANCEL)
+        assert house.supervisor.get("old").state is S.CANCELLED
+        assert store.saved["old"].state is S.CANCELLED
+
+
+async def race(house: House, *commands: tuple[str, Command]) -> list[object]:
+    """Give each command before the one before it is answered; return each one's answer or error."""
+    outcomes: list[object] = [None] * len(commands)
+
+    async def ask(index: int, job_id: str, command: Command) -> None:
+        try:
+            outcomes[index] = await house.supervisor.apply(job_id, command)
+        except (CommandRefused, JobNotFound) as refused:
+            outcomes[index] = refused
+
+    async with trio.open_nursery() as nursery:
+        for index, (job_id, command) in enumerate(commands):
+            nursery.start_soon(ask, index, job_id, command)
+            await trio.lowlevel.checkpoint()  # each one acts before the next is given
+    return outcomes
+
+
+async def test_two_retries_start_one_run(autojump_clock: MockClock) -> None:
+    """Of two retries one starts the job, the other finds it queued."""
+    engine = ScriptedEngine(lambda _: (VIDEO, 5.0, *download()[1:]))
+    store = FakeStore([stored(S.FAILED)], delay=1)
+    async with open_house(engine, store) as house:
+        outcomes = await race(house, ("old", C.RETRY), ("old", C.RETRY))
+        assert all(isinstance(answer, Answer) for answer in outcomes)
+        await house.supervisor.wait_settled("old")
+    assert len(engine.runs) == 1
+
+
+async def test_a_retry_waits_for_the_cancel_before_it(autojump_clock: MockClock) -> None:
+    """A cancel's cleaning up and the next run's work directory never meet."""
+    store = FakeStore([stored(S.PAUSED)], delay=1)
+    async with open_house(store=store) as house:
+        await race(house, ("old", C.CANCEL), ("old", C.RETRY))
+        assert (await house.supervisor.wait_settled("old")).state is S.COMPLETED
+    updates = house.recorder.updates()
+    assert updates.index("cancelled/cancelled") < updates.index("queued/retry")
+
+
+async def test_deleting_twice_finds_nothing_the_second_time(autojump_clock: MockClock) -> None:
+    """One delete removes the job, the other is told that there is none."""
+    store = FakeStore([stored(S.COMPLETED)], delay=1)
+    async with open_house(store=store) as house:
+        first, second = await race(house, ("old", C.DELETE), ("old", C.DELETE))
+    assert isinstance(first, Answer)
+    assert isinstance(second, JobNotFound)
+
+
+async def test_a_delete_right_at_the_end_waits_for_the_last_word(
+    autojump_clock: MockClock,
+) -> None:
+    """A job that just finished is deleted after its end is stored, and stays deleted."""
+    store = FakeStore()
+    async with open_house(store=store) as house:
+        job = await house.supervisor.create(SPEC)
+        store.delay = 1
+        await wait_all_tasks_blocked()
+        assert house.supervisor.get(job.job_id).state is S.COMPLETED
+        answer = await house.supervisor.apply(job.job_id, C.DELETE)
+        assert answer.removed
+    assert store.saved == {}
+    assert house.recorder.updates()[-2:] == ["completed/completed", "deleted"]
+
+
+async def test_a_job_removed_by_its_own_cancel_survives_a_full_disk() -> None:
+    """When the removal cannot be stored the server goes on, and the log says so."""
+    store = FakeStore()
+    async with open_house(ScriptedEngine(lambda _: (trio.Event(),)), store) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        store.broken = True
+        with pytest.raises(StorageFailed):
+            await house.supervisor.apply(job.job_id, C.CANCEL)
+        with pytest.raises(JobNotFound):
+            await house.supervisor.wait_settled(job.job_id)
+
+
+async def test_waiting_for_a_job_that_starts_again_waits_for_the_later_end(
+    autojump_clock: MockClock,
+) -> None:
+    """`wait_settled` returns a settled snapshot, not one between two runs."""
+    scripts = iter([(Failed("x", "no"),), (VIDEO, 3.0, *download()[1:])])
+    async with open_house(ScriptedEngine(lambda _: next(scripts))) as house:
+        job = await house.supervisor.create(JobSpec(("http://h/a",)))
+        await house.supervisor.wait_settled(job.job_id)
+        await house.supervisor.apply(job.job_id, C.RESUME)
+        with trio.fail_after(10):
+            end = await house.supervisor.wait_settled(job.job_id)
+    assert end.state is S.COMPLETED
+
+
+async def test_playlist_commands_are_not_here_yet() -> None:
+    """A cell that needs playlist data is a defect to reach, not a silent success."""
+    async with open_house(store=FakeStore([stored(S.FAILED)])) as house:
+        with pytest.raises(NotImplementedError):
+            await house.supervisor.apply("old", C.DELETE_ENTRIES)
+
+
+async def test_commands_on_many_jobs_do_not_wait_for_each_other(
+    autojump_clock: MockClock,
+) -> None:
+    """A slow disk delays each answer once, not once per other job."""
+    store = FakeStore([stored(S.PAUSED, f"j{n}") for n in range(10)], delay=1)
+    async with open_house(store=store) as house:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for n in range(10):
+                nursery.start_soon(partial(house.supervisor.apply, f"j{n}", C.CANCEL))
+        assert trio.current_time() - began == pytest.approx(1)

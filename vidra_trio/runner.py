@@ -1,0 +1,408 @@
+"""One job, from the queue to its end.
+
+1. A job has one owner at a time: the task in `run_job` while it is alive, the
+   supervisor's commands while it is settled. Both change it synchronously.
+2. The state remembers why a run ends. The engine only says that it let go, and
+   the table turns that into paused, cancelled or queued.
+3. A success is decided the moment the engine reports it, without a checkpoint
+   in between: a cancel that comes later finds a completed job.
+4. Every other end is told after the work directory was dealt with, so that who
+   reads `cancelled` finds nothing left.
+5. Settled states are written before they are told; `idle` is set after that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from vidra_trio.core import lifecycle, progress
+from vidra_trio.core.errors import StorageFailed, VidraError
+from vidra_trio.core.events import InfoChanged, JobChanged, Logged, OverviewChanged, ProgressChanged
+from vidra_trio.core.job import LOG_LINES, LogEntry, Snapshot, Summary, next_version
+from vidra_trio.core.options import overwrites, ytdlp_params
+from vidra_trio.core.paths import PathRules, place
+from vidra_trio.core.report import Failed, Finished, Identified, Line, Stage, Stopped, Tick
+from vidra_trio.core.states import JobEvent, JobState, Level, Reason
+from vidra_trio.engine.base import RunSpec
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from vidra_trio.core.events import Event
+    from vidra_trio.core.report import Report
+    from vidra_trio.engine.base import Engine, Run
+    from vidra_trio.storage.jobs import JobStore
+
+SETTLE_DEADLINE: Final = 4.0
+"""Seconds for a job's last words (remove parts, save) once its engine let go.
+Below the 5 s in which a server stops."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What jobs need from the house. `tally` counts jobs by state; `Job` keeps it true."""
+
+    engine: Engine
+    store: JobStore
+    publish: Callable[[Event], None]
+    slots: trio.CapacityLimiter
+    rules: PathRules
+    now: Callable[[], datetime]
+    tally: Counter[JobState]
+
+    def summary(self) -> Summary:
+        """Return how many jobs there are by state; costs nothing."""
+        return Summary({state: n for state, n in self.tally.items() if n})
+
+
+class Job:
+    """The identity behind a job id: its current snapshot, its log, its run."""
+
+    def __init__(
+        self, snapshot: Snapshot, services: Services, log: Iterable[LogEntry] = ()
+    ) -> None:
+        self.snapshot = snapshot
+        self.services = services
+        self.scope = trio.CancelScope()
+        self.run: Run | None = None
+        self.idle = trio.Event()
+        self.idle.set()
+        self._log = deque(log, maxlen=LOG_LINES)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.snapshot.job_id} {self.snapshot.state}>"
+
+    def prepare(self) -> None:
+        """Make ready for a run, which may be cancelled from now on, even before it begins."""
+        self.scope = trio.CancelScope()
+        self.idle = trio.Event()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep other commands waiting while one that moved a settled job does its I/O."""
+        self.idle = trio.Event()
+        try:
+            yield
+        finally:
+            self.idle.set()
+
+    @property
+    def state(self) -> JobState:
+        """Where the job stands."""
+        return self.snapshot.state
+
+    @property
+    def log(self) -> tuple[LogEntry, ...]:
+        """The newest lines, oldest first."""
+        return tuple(self._log)
+
+    @property
+    def work(self) -> Path | None:
+        """The job's private directory on the destination's volume; None if no place is allowed."""
+        try:
+            placement = place(self.snapshot.spec.options, self.services.rules)
+        except VidraError:
+            return None
+        return Path(placement.directory) / f".vidra-{self.snapshot.job_id}"
+
+    def change(self, **fields: Any) -> None:  # noqa: ANN401 - members of Snapshot
+        """Replace members of the snapshot; never the state."""
+        self.snapshot = dataclasses.replace(self.snapshot, **fields)
+
+    def move(self, to: JobState) -> None:
+        """Set the state that a table gave for a command."""
+        self.services.tally[self.state] -= 1
+        self.services.tally[to] += 1
+        self.change(state=to)
+
+    def advance(self, event: JobEvent) -> None:
+        """Set the state that the table gives for `event`."""
+        self.move(lifecycle.advance(self.state, event))
+
+    def write(self, level: Level, message: str) -> None:
+        """Add a line to the log and tell those who watch."""
+        now = self.services.now()
+        entry = LogEntry(now, level, message)
+        self._log.append(entry)
+        version = next_version(int(now.timestamp() * 1000), self.snapshot.logs_version)
+        self.change(logs_version=version)
+        self.services.publish(Logged(self.snapshot.job_id, entry))
+
+    def tell(self, reason: Reason) -> None:
+        """Publish the job as it is now, and the counts."""
+        now = self.services.now()
+        self.services.publish(JobChanged(self.snapshot, reason, now))
+        self.services.publish(OverviewChanged(self.services.summary(), now))
+
+    def tell_progress(self) -> None:
+        """Publish how far the job is."""
+        self.services.publish(ProgressChanged(self.snapshot, self.services.now()))
+
+    async def discard(self) -> None:
+        """Remove the work directory; one that cannot be removed is left and logged."""
+        if self.work is None:
+            return
+        try:
+            await self.services.engine.discard(self.work)
+        except OSError as error:
+            _log.warning("job %s: its work directory stays: %s", self.snapshot.job_id, error)
+        else:
+            self.change(partial_files=())
+
+    async def save(self) -> None:
+        """Make the job durable as it is now.
+
+        Raises:
+            StorageFailed: it is not.
+        """
+        await self.services.store.save(self.snapshot, self.log)
+
+
+async def run_job(job: Job, *, afresh: bool = False) -> None:
+    """Take a prepared `job` from the queue to a settled state; returns when all of it is told.
+
+    `afresh` drops the parts of an earlier run first. Cancelling `job.scope`
+    ends the run the hard way; what that means is in the job's state. Cancelled
+    from outside (a shutdown) it settles the job too, within `SETTLE_DEADLINE`,
+    and passes the cancellation on.
+    """
+    event = JobEvent.STOPPED
+    try:
+        with job.scope:
+            if afresh:
+                await job.discard()
+            async with job.services.slots:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                event = await _run_items(job)
+    except Exception as defect:  # noqa: BLE001 - a job fails, its siblings do not
+        _log.error("job %s broke", job.snapshot.job_id, exc_info=defect)
+        event = _failed(job, Failed("internal_error", "an internal error; see the server's log"))
+    finally:
+        job.run = None
+        await _last_words(job, event)
+        job.idle.set()
+
+
+async def _last_words(job: Job, event: JobEvent) -> None:
+    """Tidy up, settle, save, tell; all of it even when cancelled, each wait bounded."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
+        await _tidy(job, event)
+    if job.state in lifecycle.ALIVE:
+        _settle(job, event)
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
+        await _save_quietly(job)
+    job.tell(_REASONS[job.state])
+
+
+async def _run_items(job: Job) -> JobEvent:
+    """Run every URL that is not on disk yet, one after the other."""
+    job.advance(JobEvent.BEGIN)
+    job.change(
+        started_at=job.services.now(),
+        progress=progress.identifying(job.snapshot.progress, "starting"),
+    )
+    job.write(Level.INFO, "started")
+    job.tell(Reason.STARTED)
+    job.tell_progress()
+    first_failure: Failed | None = None
+    for index, url in enumerate(job.snapshot.spec.urls):
+        if index in job.snapshot.finished_items:
+            continue
+        end = await _run_item(job, index, url)
+        if job.state is JobState.PAUSING:
+            return JobEvent.STOPPED
+        if isinstance(end, Stopped):
+            end = _item_failed(job, Failed("engine_died", "the engine stopped without being asked"))
+        if isinstance(end, Failed):
+            first_failure = first_failure or end
+    return _outcome(job, first_failure)
+
+
+def _outcome(job: Job, failure: Failed | None) -> JobEvent:
+    """What all items together came to, when none is left to run."""
+    if failure is not None and not job.snapshot.finished_items:
+        return _failed(job, failure)
+    clean = failure is None and not job.snapshot.has_error_logs
+    return JobEvent.FINISHED if clean else JobEvent.FINISHED_WITH_ERRORS
+
+
+async def _run_item(job: Job, index: int, url: str) -> Finished | Failed | Stopped:
+    """Run one URL through the engine; nothing of it is left when this returns."""
+    try:
+        spec = _plan(job, index, url)
+    except VidraError as error:
+        return _item_failed(job, Failed(error.code, str(error)))
+    item = _Item(job, index)
+    async with job.services.engine.open(spec) as job.run:
+        if job.state is JobState.PAUSING:
+            job.run.stop()
+        async for report in job.run:
+            end = item.take(report)
+            if end is not None:
+                return end
+    raise AssertionError("an engine ended a run without a terminal report")
+
+
+def _plan(job: Job, index: int, url: str) -> RunSpec:
+    """Return the run of one URL.
+
+    Raises:
+        VidraError: its options no longer pass (the server's rules changed since).
+    """
+    options, rules = job.snapshot.spec.options, job.services.rules
+    placement = place(options, rules)
+    destination = Path(placement.directory)
+    return RunSpec(
+        job_id=job.snapshot.job_id,
+        url=url,
+        destination=destination,
+        work=destination / f".vidra-{job.snapshot.job_id}" / str(index),
+        template=placement.template,
+        params=ytdlp_params(options),
+        overwrite=overwrites(options),
+        roots=tuple(map(Path, rules.roots)),
+    )
+
+
+class _Item:
+    """Takes one item's reports into its job."""
+
+    def __init__(self, job: Job, index: int) -> None:
+        self._job = job
+        self._index = index
+        self._progress = job.snapshot.progress
+
+    def take(self, report: Report) -> Finished | Failed | Stopped | None:
+        """Apply `report`; returns it when it is the last one."""
+        match report:
+            case Tick():
+                self._show(progress.apply_tick(self._progress, report))
+            case Stage():
+                self._show(progress.apply_stage(self._progress, report))
+            case Line():
+                self._line(report)
+            case Identified():
+                self._identified(report)
+            case Finished():
+                self._finished(report)
+                return report
+            case Failed():
+                return _item_failed(self._job, report)
+            case Stopped():
+                return report
+        return None
+
+    def _show(self, new: progress.Progress) -> None:
+        self._progress = new
+        count = len(self._job.snapshot.spec.urls)
+        self._job.change(progress=progress.of_several(new, self._index, count))
+        self._job.tell_progress()
+
+    def _line(self, line: Line) -> None:
+        job = self._job
+        job.write(line.level, line.message)
+        if line.level is Level.ERROR and not job.snapshot.has_error_logs:
+            job.change(has_error_logs=True)
+            job.tell(Reason.UPDATED)
+
+    def _identified(self, found: Identified) -> None:
+        job = self._job
+        if job.snapshot.preview is None or self._index == 0:
+            job.change(kind=found.kind, **_described(job.snapshot, found))
+            job.tell(Reason.PREVIEW_READY)
+            job.services.publish(InfoChanged(job.snapshot, job.services.now()))
+        job.advance(JobEvent.IDENTIFIED)
+        job.tell(Reason.UPDATED)
+        fresh = progress.identifying(job.snapshot.progress, "running")
+        self._show(progress.expect(fresh, found.total_bytes))
+
+    def _finished(self, end: Finished) -> None:
+        job, old = self._job, self._job.snapshot
+        job.change(
+            finished_items=(*old.finished_items, self._index),
+            generated_files=tuple(sorted({*old.generated_files, *end.files})),
+            main_file=old.main_file or end.main,
+            partial_files=(),
+        )
+        job.write(Level.INFO, f"finished: {end.main or old.spec.urls[self._index]}")
+        if len(job.snapshot.finished_items) == len(old.spec.urls):
+            _settle(job, _outcome(job, None))
+
+
+def _described(old: Snapshot, found: Identified) -> dict[str, Any]:
+    """Return the snapshot members that say what the item is: the site's word beats the client's."""
+    preview = {**(old.preview or {}), **found.preview}
+    known = ("title", "description", "thumbnail_url", "webpage_url", "original_url")
+    described = {key: preview[key] for key in known if key in preview}
+    return {"preview": preview, "metadata": {**old.metadata, **described}}
+
+
+def _item_failed(job: Job, end: Failed) -> Failed:
+    """Log why an item failed, once."""
+    if not any(e.level is Level.ERROR and e.message == end.message for e in job.log):
+        job.write(Level.ERROR, end.message)
+    return end
+
+
+def _failed(job: Job, why: Failed) -> JobEvent:
+    job.change(error=why.message, error_code=why.code)
+    return JobEvent.BROKE
+
+
+def _settle(job: Job, event: JobEvent) -> None:
+    """Enter the state that `event` leads to, with everything that belongs to it."""
+    job.advance(event)
+    state, old = job.state, job.snapshot
+    if state in lifecycle.SETTLED:
+        job.change(finished_at=job.services.now())
+    if state is not JobState.FAILED:
+        job.change(error=None, error_code=None)
+    if event in (JobEvent.FINISHED, JobEvent.FINISHED_WITH_ERRORS) and state in _SUCCESSES:
+        job.change(progress=progress.completed(old.progress, old.main_file, state.value))
+        job.tell_progress()
+    else:
+        job.change(progress=progress.ended(old.progress, state.value))
+    job.write(Level.WARNING if state is JobState.FAILED else Level.INFO, f"job {state}")
+
+
+async def _tidy(job: Job, event: JobEvent) -> None:
+    """Remove the work directory, or note the parts in it that a later run continues from."""
+    state = job.state if job.state in lifecycle.SETTLED else lifecycle.advance(job.state, event)
+    if state in _RESUMABLE and job.work is not None:
+        job.change(partial_files=await job.services.engine.partial_files(job.work))
+        if state is not JobState.FAILED or job.snapshot.partial_files:
+            return
+    await job.discard()
+
+
+async def _save_quietly(job: Job) -> None:
+    """Save; a run has nobody to answer, so a failure is only logged (the store tries again)."""
+    try:
+        await job.save()
+    except StorageFailed as error:
+        _log.error("job %s: %s", job.snapshot.job_id, error)
+
+
+_SUCCESSES: Final = (JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS)
+_RESUMABLE: Final = (JobState.PAUSED, JobState.QUEUED, JobState.FAILED)
+_REASONS: Final = {
+    JobState.QUEUED: Reason.UPDATED,
+    JobState.SELECTING: Reason.UPDATED,
+    JobState.PAUSED: Reason.PAUSED,
+    JobState.CANCELLED: Reason.CANCELLED,
+    JobState.FAILED: Reason.FAILED,
+    JobState.COMPLETED: Reason.COMPLETED,
+    JobState.COMPLETED_WITH_ERRORS: Reason.COMPLETED_WITH_ERRORS,
+}

@@ -1,0 +1,125 @@
+"""One running server: a stack of `async with`, and its reverse is the shutdown.
+
+Start: data directory locked > store read > engine > jobs restored > hub > port.
+Stop: sockets told 1001 > HTTP ended > jobs stopped and settled > engine gone >
+last write > lock released.
+"""
+
+from __future__ import annotations
+
+import datetime
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from vidra_trio.engine.process import open_process_engine
+from vidra_trio.hub import Hub
+from vidra_trio.net.serve import listen, open_server
+from vidra_trio.storage.files import Locations, hold_data_dir
+from vidra_trio.storage.jobs import open_store
+from vidra_trio.supervisor import Supervisor, open_supervisor
+from vidra_trio.web.app import WebContext, build_app, drain
+from vidra_trio.wire.payloads import dump_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from vidra_trio.engine.base import Engine
+    from vidra_trio.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that is listening. `url` has the real port and no trailing slash."""
+
+    url: str
+    settings: Settings
+    supervisor: Supervisor
+
+    @property
+    def token(self) -> str:
+        """What every request but the health check must carry."""
+        return self.settings.token
+
+
+@asynccontextmanager
+async def serve(settings: Settings, *, engine: Engine | None = None) -> AsyncIterator[Server]:
+    """Serve for the length of the block; inside it, requests are being answered.
+
+    Leaving it stops everything within five seconds. An error of the block's own
+    comes out as it is, not in a group. `engine` replaces the yt-dlp workers.
+
+    Raises:
+        ConfigurationError: a directory of `settings` cannot be used.
+        DataDirInUse: another server owns the data directory.
+        PortBusy: the address is taken.
+    """
+    trouble: Exception | None = None
+    async with _open(settings, engine) as server:
+        try:
+            yield server
+        except Exception as error:  # noqa: BLE001 - kept out of our nurseries, raised below
+            trouble = error
+    if trouble is not None:
+        raise trouble
+
+
+def run(settings: Settings, *, stop: Callable[[trio.Event], None] | None = None) -> None:
+    """Serve until stopped; blocks. Works in any thread, installs no signal handler.
+
+    `stop` is called once with the event that ends the server; set it from
+    another thread through `trio.lowlevel.current_trio_token()`'s `run_sync_soon`.
+    """
+    trio.run(partial(_run, settings, stop))
+
+
+async def _run(settings: Settings, stop: Callable[[trio.Event], None] | None) -> None:
+    stopping = trio.Event()
+    async with serve(settings):
+        if stop is not None:
+            stop(stopping)
+        await stopping.wait()
+
+
+@asynccontextmanager
+async def _open(settings: Settings, engine: Engine | None) -> AsyncIterator[Server]:
+    locations = Locations(settings.data)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(hold_data_dir(locations))
+        store = await stack.enter_async_context(open_store(locations))
+        if engine is None:
+            engine = await stack.enter_async_context(
+                open_process_engine(cache=settings.cache, size=settings.max_concurrent)
+            )
+        hub = Hub(dump_event)
+        tasks = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(tasks.cancel_scope.cancel)
+        supervisor = await stack.enter_async_context(
+            open_supervisor(
+                engine=engine,
+                store=store,
+                publish=hub.publish,
+                rules=settings.path_rules,
+                now=_now,
+                max_concurrent=settings.max_concurrent,
+            )
+        )
+        await tasks.start(hub.run)
+        sockets = listen(settings.host, settings.port)
+        context = WebContext(settings, supervisor, hub, trio.Event(), _now)
+        addresses = await stack.enter_async_context(
+            open_server(build_app(context), sockets, drain=partial(drain, context))
+        )
+        yield Server(_url(addresses[0]), settings, supervisor)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _url(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

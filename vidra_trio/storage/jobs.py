@@ -1,0 +1,267 @@
+"""The durable jobs: one writer task, and a promise to everybody who waits for it.
+
+1. One write at a time, of everything that changed since the last one (group
+   commit): ten jobs created at once cost one fsync of the state file.
+2. `save` and `remove` return when the disk has it. `save_soon` and `forget`
+   never wait.
+3. The newest value wins and a removal is final: what comes late for a removed
+   job is ignored.
+4. A failed write is told to those who wait, and tried again with whatever comes
+   next, at the latest after `RETRY_SECONDS`. Until then the old file stays.
+5. Encoding and disk calls happen in a thread; the loop only passes references.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from vidra_trio.core.errors import StorageFailed
+from vidra_trio.storage.files import DISK
+from vidra_trio.storage.reading import StoredJob
+from vidra_trio.storage.state import StateFile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from vidra_trio.core.job import LogEntry, Snapshot
+    from vidra_trio.storage.files import Disk, Locations
+    from vidra_trio.storage.reading import Loaded
+
+__all__ = ["JobStore", "StoreStatistics", "StoredJob", "open_store"]
+
+SOON_SECONDS: Final = 5.0
+"""How long a change that nobody waits for may take to be written."""
+
+RETRY_SECONDS: Final = 5.0
+"""After space returns, everything is normal again within this."""
+
+CLOSE_SECONDS: Final = 3.0
+"""The last write of a server's life; a stop as a whole has five seconds."""
+
+SLICE: Final = 100
+"""Changes written at once that nobody waits for: a save never queues behind thousands of them."""
+
+REMEMBERED: Final = 10_000
+"""Removed ids that late saves are checked against; those come within seconds."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """How the store stands: `error` is set while the last write has failed."""
+
+    jobs: int
+    waiting: int
+    writes: int
+    failures: int
+    error: str | None
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """One write, and how it went."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    error: str | None = None
+
+    def settle(self, error: str | None) -> None:
+        """Tell those who wait."""
+        self.error = error
+        self.done.set()
+
+
+@asynccontextmanager
+async def open_store(locations: Locations, *, disk: Disk = DISK) -> AsyncIterator[JobStore]:
+    """Read the stored jobs and keep them durable for the length of the block.
+
+    Use it inside `hold_data_dir`. Leaving it writes what is still waiting, even
+    when cancelled, but never for longer than `CLOSE_SECONDS`.
+
+    Raises:
+        ConfigurationError: something damaged could not be kept aside.
+    """
+    state = StateFile(locations, disk)
+    loaded = await trio.to_thread.run_sync(state.load)
+    for note in loaded.notes:
+        _log.warning("%s", note)
+    store = JobStore(state, loaded)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store._run, name="job store")
+        try:
+            yield store
+        finally:
+            store._close()
+
+
+class JobStore:
+    """Saves and removes jobs; made by `open_store`."""
+
+    def __init__(self, state: StateFile, loaded: Loaded) -> None:
+        self.restored: Final = loaded.jobs
+        self.notes: Final = loaded.notes
+        self._state = state
+        # None is a removal. Both in the order of arrival, which is the order in the file.
+        self._urgent: dict[str, StoredJob | None] = {}
+        self._lazy: dict[str, StoredJob] = {
+            stored.job_id: stored for stored in loaded.jobs if stored.job_id in loaded.again
+        }
+        self._gone: dict[str, None] = {}
+        self._batch = _Batch()
+        self._due = math.inf
+        self._wake = trio.Event()
+        self._closing = False
+        self._scope = trio.CancelScope(shield=True)
+        self._limiter = trio.CapacityLimiter(1)
+        self._writes = 0
+        self._failures = 0
+        self._error: str | None = None
+        if loaded.again or loaded.rewrite:
+            self._write_by(trio.current_time() + SOON_SECONDS)
+
+    async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
+        """Store a job. Durable on return; concurrent saves share one write.
+
+        Side files are written when `options_version` or `logs_version` changed. A
+        caller that is cancelled does not know whether it is stored. Does nothing
+        for a job that was removed.
+
+        Raises:
+            StorageFailed: it is not on disk yet; it is tried again until it is,
+                unless the job is removed or forgotten. Or the store is closed.
+        """
+        if snapshot.job_id not in self._gone:
+            self._lazy.pop(snapshot.job_id, None)
+            self._urgent[snapshot.job_id] = StoredJob(snapshot, tuple(logs))
+            await self._commit()
+
+    def save_soon(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
+        """Store a job within `SOON_SECONDS`, with the next save, or at close.
+
+        Does nothing for a job that was removed, or after close.
+        """
+        job_id, stored = snapshot.job_id, StoredJob(snapshot, tuple(logs))
+        if job_id in self._gone:
+            return
+        if job_id in self._urgent:
+            self._urgent[job_id] = stored
+        else:
+            self._lazy[job_id] = stored
+        self._write_by(trio.current_time() + SOON_SECONDS)
+
+    async def remove(self, job_id: str) -> None:
+        """Remove a job and its side files. Durable on return; fine when there is none.
+
+        Raises:
+            StorageFailed: it is still on disk; the removal is tried again until it
+                is not. Or the store is closed.
+        """
+        self._discard(job_id)
+        await self._commit()
+
+    def forget(self, job_id: str) -> None:
+        """Remove a job that nobody was told of, as soon as the disk lets us."""
+        self._discard(job_id)
+        self._write_by(trio.current_time())
+
+    def statistics(self) -> StoreStatistics:
+        """Return a frozen picture of the store."""
+        waiting = len(self._urgent) + len(self._lazy)
+        return StoreStatistics(len(self._state), waiting, self._writes, self._failures, self._error)
+
+    # -- what is asked
+
+    def _discard(self, job_id: str) -> None:
+        self._lazy.pop(job_id, None)
+        self._urgent[job_id] = None
+        self._gone[job_id] = None
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+
+    async def _commit(self) -> None:
+        if self._closing:
+            raise StorageFailed("the store is closed")
+        batch = self._batch
+        self._write_by(trio.current_time())
+        await batch.done.wait()
+        if batch.error is not None:
+            raise StorageFailed(batch.error)
+
+    def _write_by(self, moment: float) -> None:
+        if moment < self._due:
+            self._due = moment
+            self._wake.set()
+
+    # -- the writer task
+
+    async def _run(self) -> None:
+        """Write whenever something is due; at close go on for as long as it works."""
+        with self._scope:
+            while not self._closing:
+                if await self._wait_due():
+                    await self._write()
+            while self._due < math.inf and await self._write():
+                pass
+        left = len(self._urgent) + len(self._lazy)
+        if left or self._scope.cancelled_caught:
+            _log.error("closed with changes that are not stored: %s", self._error or "no answer")
+        self._batch.settle("the store is closed")
+
+    def _close(self) -> None:
+        self._closing = True
+        self._scope.deadline = trio.current_time() + CLOSE_SECONDS
+        self._wake.set()
+
+    async def _wait_due(self) -> bool:
+        """Wait until a write is due, or something changed; say which."""
+        self._wake = trio.Event()
+        with trio.move_on_at(self._due):
+            await self._wake.wait()
+        return trio.current_time() >= self._due
+
+    async def _write(self) -> bool:
+        """Write what is urgent and a slice of the rest; say whether it worked."""
+        batch, self._batch = self._batch, _Batch()
+        changes, self._urgent = self._urgent, {}
+        for job_id in list(islice(self._lazy, SLICE)):
+            changes[job_id] = self._lazy.pop(job_id)
+        self._due = trio.current_time() if self._lazy else math.inf
+        error: str | None = "the disk did not answer in time"
+        try:
+            error = await self._attempt(changes)
+        finally:
+            batch.settle(error)
+        return error is None
+
+    async def _attempt(self, changes: Mapping[str, StoredJob | None]) -> str | None:
+        """Hand `changes` to the disk; return what went wrong."""
+        try:
+            await trio.to_thread.run_sync(
+                self._state.commit, changes, limiter=self._limiter, abandon_on_cancel=True
+            )
+        except OSError as failure:
+            return self._failed(changes, failure.strerror or str(failure))
+        if self._error is not None:
+            _log.info("jobs are being saved again")
+        self._writes += 1
+        self._error = None
+        return None
+
+    def _failed(self, changes: Mapping[str, StoredJob | None], error: str) -> str:
+        """Keep what is still wanted of `changes` for the next write."""
+        if self._error is None:
+            _log.error("jobs are not being saved: %s", error)
+        self._failures += 1
+        self._error = error
+        newer = self._urgent.keys() | self._lazy.keys()
+        kept = {job_id: change for job_id, change in changes.items() if job_id not in newer}
+        self._urgent = kept | self._urgent
+        self._write_by(trio.current_time() + RETRY_SECONDS)
+        return error

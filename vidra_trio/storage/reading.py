@@ -1,0 +1,207 @@
+"""Reading a data directory that anybody may have written, or a crash have hit.
+
+1. One bad value costs itself, one bad entry itself, one bad file itself; the
+   rest is restored.
+2. Nothing that could not be read is ever written over: the file is moved to
+   `<name>.corrupt-<ms>`, or (when only parts of the state file are bad) a copy
+   of it is kept as `download_state.json.rejected-<ms>`. If that fails too, the
+   server does not start.
+3. Options or logs that an older version kept inside the state file count when
+   there is no side file with any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from vidra_trio.core.errors import ConfigurationError
+from vidra_trio.core.job import LogEntry, Snapshot, next_version
+from vidra_trio.core.states import Level
+from vidra_trio.storage.files import keep_copy, move_aside, read_file
+from vidra_trio.storage.records import RejectedEntry, parse_job, parse_log, parse_version
+from vidra_trio.storage.salvage import Damage, parse, sound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vidra_trio.storage.files import Disk, Locations
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job and its log, as they are on disk or shall be."""
+
+    snapshot: Snapshot
+    logs: tuple[LogEntry, ...] = ()
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self.snapshot.job_id
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a directory held.
+
+    `again` are the jobs whose files do not say what was understood and `rewrite`
+    says that the state file does not; `complete`, that it was there and every
+    entry of it is among `jobs`.
+    """
+
+    jobs: tuple[StoredJob, ...]
+    notes: tuple[str, ...]
+    again: frozenset[str]
+    rewrite: bool
+    complete: bool
+
+
+def read_directory(locations: Locations, disk: Disk) -> Loaded:
+    """Read all jobs, in the order of the file.
+
+    Raises:
+        ConfigurationError: what is damaged could not be kept aside.
+    """
+    return _Reader(locations, disk).read()
+
+
+class _Reader:
+    """One reading: what was found so far."""
+
+    def __init__(self, locations: Locations, disk: Disk) -> None:
+        self._at = locations
+        self._disk = disk
+        self._now = datetime.now(UTC)
+        self._now_ms = int(self._now.timestamp() * 1000)
+        self._jobs: dict[str, StoredJob] = {}
+        self._again: set[str] = set()
+        self._notes: list[str] = []
+        self._lost = 0  # entries
+        self._damage = 0  # values
+
+    def read(self) -> Loaded:
+        """Read everything and keep aside what was not understood."""
+        path = self._at.state
+        data, content = self._read_json(path)
+        entries = _entries(content)
+        if data is not None and entries is None:
+            self._set_aside(path, "no list of jobs")
+        for entry in entries or ():
+            self._take(entry)
+        if data is not None and (self._lost or self._damage):
+            self._keep_copy(path, data)
+        return Loaded(
+            jobs=tuple(self._jobs.values()),
+            notes=tuple(self._notes),
+            again=frozenset(self._again),
+            rewrite=self._lost > 0,
+            complete=entries is not None and not self._lost,
+        )
+
+    # -- jobs
+
+    def _take(self, entry: object) -> None:
+        damage = Damage()
+        form = sound(entry, damage)
+        try:
+            snapshot = _parse_entry(form, self._now)
+        except RejectedEntry as error:
+            self._lost += 1
+            self._notes.append(f"{self._at.state.name}: {error}")
+            return
+        job_id = snapshot.job_id
+        if job_id in self._jobs:
+            self._lost += 1
+            self._notes.append(f"job {job_id}: stored twice, the last one counts")
+        if damage.values:
+            self._damage += damage.values
+            self._again.add(job_id)
+            self._notes.append(f"job {job_id}: {damage.values} damaged values were left out")
+        self._jobs[job_id] = self._with_sides(snapshot, form)
+
+    def _with_sides(self, snapshot: Snapshot, form: dict[str, Any]) -> StoredJob:
+        job_id, notes = snapshot.job_id, len(self._notes)
+        options, options_version = self._side(self._at.options, "options", snapshot, form)
+        lines, logs_version = self._side(self._at.logs, "logs", snapshot, form)
+        options = options if isinstance(options, dict) else {}
+        logs = parse_log(lines)
+        for note in self._notes[notes:]:
+            # Whoever retries a job whose options are lost must be able to see why it differs.
+            logs = (*logs, LogEntry(self._now, Level.WARNING, note))
+            logs_version = next_version(self._now_ms, logs_version)
+            self._again.add(job_id)
+        return StoredJob(
+            replace(
+                snapshot,
+                spec=replace(snapshot.spec, options=options),
+                options_version=options_version if options else None,
+                logs_version=logs_version if logs else None,
+            ),
+            logs,
+        )
+
+    def _side(
+        self, folder: Path, member: str, snapshot: Snapshot, form: dict[str, Any]
+    ) -> tuple[object, int | None]:
+        """Return what a side file holds, or what stands in the state file instead of one."""
+        known = snapshot.options_version if member == "options" else snapshot.logs_version
+        path = folder / f"{snapshot.job_id}.json"
+        data, content = self._read_json(path)
+        damage = Damage()
+        side = sound(content, damage)
+        if damage.values and data is not None:
+            self._keep_copy(path, data)
+            self._again.add(snapshot.job_id)
+        if isinstance(side, dict) and side.get(member):
+            version = parse_version(side.get("version"))
+            return side[member], known if version is None else version
+        if form.get(member):
+            self._again.add(snapshot.job_id)
+            return form[member], next_version(self._now_ms, known)
+        return None, None
+
+    # -- files
+
+    def _read_json(self, path: Path) -> tuple[bytes | None, Any]:
+        """Return a file's bytes and what they say; (None, None) when there is none to be had."""
+        try:
+            data = read_file(path)
+            return data, None if data is None else parse(data)
+        except (OSError, ValueError) as error:
+            self._set_aside(path, str(error))
+            return None, None
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        try:
+            aside = move_aside(path, "corrupt", self._now_ms)
+        except OSError as error:
+            raise _cannot_keep(path, error) from None
+        self._notes.append(f"{path.name} cannot be read ({ascii(why)[:120]}), kept as {aside.name}")
+
+    def _keep_copy(self, path: Path, data: bytes) -> None:
+        try:
+            aside = keep_copy(path, data, "rejected", self._now_ms, self._disk)
+        except OSError as error:
+            raise _cannot_keep(path, error) from None
+        self._notes.append(f"{path.name} is damaged in parts, a copy is kept as {aside.name}")
+
+
+def _cannot_keep(path: Path, error: OSError) -> ConfigurationError:
+    why = f"{path.name} is damaged and cannot be kept aside: {error.strerror or error}"
+    return ConfigurationError(
+        "VIDRA_SERVER_DATA", f"expected a folder that can be written, but {why}"
+    )
+
+
+def _entries(content: object) -> list[Any] | None:
+    """Return the jobs of a state file: under `jobs`, or (older) the bare list."""
+    jobs = content.get("jobs") if isinstance(content, dict) else content
+    return jobs if isinstance(jobs, list) else None
+
+
+def _parse_entry(entry: object, now: datetime) -> Snapshot:
+    if not isinstance(entry, dict):
+        raise RejectedEntry("an entry is no object")
+    return parse_job(entry, now)

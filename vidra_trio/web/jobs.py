@@ -1,0 +1,210 @@
+"""The job endpoints: parse, ask the supervisor, dump.
+
+Nothing is decided here. A refusal is an exception on its way to `web.errors`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+from quart import request
+
+from vidra_trio.core.errors import JobNotFound, StorageFailed
+from vidra_trio.core.states import Command, Reason
+from vidra_trio.web.answers import answer, raw_answer
+from vidra_trio.web.meta import own_address
+from vidra_trio.wire import payloads
+from vidra_trio.wire.requests import (
+    JOB_ID,
+    parse_bulk_cancel,
+    parse_create,
+    parse_entry,
+    parse_json,
+    parse_log_query,
+    parse_options_query,
+)
+from vidra_trio.wire.words import dumps, status_word
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from quart import Response
+
+    from vidra_trio.core.job import LogEntry, Snapshot
+    from vidra_trio.supervisor import Answer
+    from vidra_trio.web.context import WebContext
+    from vidra_trio.wire.requests import BulkCancel
+
+LIST_BATCH: Final = 200
+"""Jobs dumped between two chances for everybody else: about 5 ms."""
+
+_DELETED: Final = "deleted"
+_RUNNING: Final = "running"
+_NOT_FOUND: Final = "not_found"
+
+
+async def create(context: WebContext) -> Response:
+    """POST /api/jobs: 201 once the job is durable."""
+    settings = context.settings
+    spec = parse_create(
+        parse_json(await _body()),
+        settings.path_rules,
+        settings.description,
+        own=own_address(context),
+    )
+    job = await context.supervisor.create(spec)
+    return answer(payloads.created(job, _logs(context, job.job_id)), 201)
+
+
+async def list_jobs(context: WebContext) -> Response:
+    """GET /api/jobs: every job, oldest first; clients forget those that are missing."""
+    jobs = list(_filtered(context.supervisor.jobs(), request.args.to_dict()))
+    counts = dumps(payloads.summary(context.supervisor.summary()))
+    parts = [b'{"jobs":[']
+    for at in range(0, len(jobs), LIST_BATCH):
+        batch = [payloads.job_list(job) for job in jobs[at : at + LIST_BATCH]]
+        parts += [b"," if at else b"", dumps(batch)[1:-1]]
+        await trio.lowlevel.checkpoint()
+    return raw_answer([*parts, b'],"summary":', counts, b"}"])
+
+
+async def detail(context: WebContext, job_id: str) -> Response:
+    """GET /api/jobs/{id}."""
+    job = _find(context, job_id)
+    return answer(payloads.job_detail(job, context.supervisor.logs(job.job_id)))
+
+
+async def delete(context: WebContext, job_id: str) -> Response:
+    """DELETE /api/jobs/{id}."""
+    done = await _apply(context, job_id, Command.DELETE)
+    return answer(_told(done))
+
+
+async def cancel(context: WebContext, job_id: str) -> Response:
+    """POST /api/jobs/{id}/cancel."""
+    done = await _apply(context, job_id, Command.CANCEL)
+    return answer(_told(done))
+
+
+async def pause(context: WebContext, job_id: str) -> Response:
+    """POST /api/jobs/{id}/pause."""
+    done = await _apply(context, job_id, Command.PAUSE)
+    return answer(_told(done))
+
+
+async def resume(context: WebContext, job_id: str) -> Response:
+    """POST /api/jobs/{id}/resume: says `running`, the old backend's literal, though it queues."""
+    done = await _apply(context, job_id, Command.RESUME)
+    return answer(payloads.command_answer(done.job_id, _RUNNING))
+
+
+async def retry(context: WebContext, job_id: str) -> Response:
+    """POST /api/jobs/{id}/retry."""
+    done = await _apply(context, job_id, Command.RETRY)
+    return answer(_told(done))
+
+
+async def cancel_many(context: WebContext) -> Response:
+    """POST /api/jobs/cancel: one result per job, in the order asked.
+
+    Every job is asked even if the disk fails for one; then the answer is the failure.
+    """
+    asked = _asked(context, parse_bulk_cancel(parse_json(await _body())))
+    results: list[payloads.Payload | StorageFailed] = [{} for _ in asked]
+
+    async def ask(index: int, job_id: str) -> None:
+        try:
+            results[index] = await _cancel_one(context, job_id)
+        except StorageFailed as error:
+            results[index] = error
+
+    async with trio.open_nursery() as nursery:
+        for index, job_id in enumerate(asked):
+            nursery.start_soon(ask, index, job_id)
+    for result in results:
+        if isinstance(result, StorageFailed):
+            raise result
+    return answer({"results": results})
+
+
+async def options(context: WebContext, job_id: str) -> Response:
+    """GET /api/jobs/{id}/options. Order of checks: selector, job, query."""
+    query = request.args.to_dict()
+    entry = parse_entry(job_id, query)
+    job = _find(context, entry.job_id)
+    return answer(payloads.options_answer(job, parse_options_query(query), entry))
+
+
+async def logs(context: WebContext, job_id: str) -> Response:
+    """GET /api/jobs/{id}/logs. Order of checks: query, selector, job."""
+    query = request.args.to_dict()
+    wanted = parse_log_query(query)
+    entry = parse_entry(job_id, query)
+    job = _find(context, entry.job_id)
+    lines = context.supervisor.logs(job.job_id)
+    return answer(payloads.logs_answer(job, lines, wanted, entry))
+
+
+async def _body() -> bytes:
+    body: bytes = await request.get_data(cache=True, as_text=False, parse_form_data=False)
+    return body
+
+
+def _find(context: WebContext, job_id: str) -> Snapshot:
+    """Return the job.
+
+    Raises:
+        JobNotFound: there is none, or this is no id at all.
+    """
+    if not JOB_ID.fullmatch(job_id):
+        raise JobNotFound(job_id)
+    return context.supervisor.get(job_id)
+
+
+def _logs(context: WebContext, job_id: str) -> tuple[LogEntry, ...]:
+    """Return the log of a job that somebody may have removed a moment ago."""
+    try:
+        return context.supervisor.logs(job_id)
+    except JobNotFound:
+        return ()
+
+
+async def _apply(context: WebContext, job_id: str, command: Command) -> Answer:
+    return await context.supervisor.apply(_find(context, job_id).job_id, command)
+
+
+def _told(done: Answer) -> payloads.Payload:
+    if done.removed:
+        return payloads.command_answer(done.job_id, _DELETED, Reason.DELETED)
+    return payloads.command_answer(done.job_id, status_word(done.state))
+
+
+def _filtered(jobs: Iterable[Snapshot], query: Mapping[str, str]) -> Iterable[Snapshot]:
+    word, owner = query.get("status", "").strip().lower(), query.get("owner", "")
+    for job in jobs:
+        if (not word or status_word(job.state) == word) and (
+            not owner or job.spec.creator == owner
+        ):
+            yield job
+
+
+def _asked(context: WebContext, wanted: BulkCancel) -> tuple[str, ...]:
+    if not wanted.everything:
+        return wanted.job_ids
+    return tuple(
+        job.job_id
+        for job in context.supervisor.jobs()
+        if wanted.owner is None or job.spec.creator == wanted.owner
+    )
+
+
+async def _cancel_one(context: WebContext, job_id: str) -> payloads.Payload:
+    """Cancel one of many. A job at its end is left as it is: many were not meant one by one."""
+    try:
+        job = _find(context, job_id)
+        if job.terminal:
+            return payloads.command_answer(job_id, status_word(job.state))
+        return _told(await context.supervisor.apply(job_id, Command.CANCEL))
+    except JobNotFound:
+        return payloads.command_answer(job_id, _NOT_FOUND)
