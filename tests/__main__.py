@@ -74,9 +74,8 @@ def run(name: str, command: list[str], closing: list[str] | None = None) -> bool
         if closing is not None and line.startswith("=") and " in " in line:
             closing.append(line.strip())
     code = step.wait()
-    say(
-        f"--- {name}: {'ok' if code == 0 else f'exit code {code}'}, {time.monotonic() - started:.1f} s"
-    )
+    verdict = "ok" if code == 0 else f"exit code {code}"
+    say(f"--- {name}: {verdict}, {time.monotonic() - started:.1f} s")
     return code == 0
 
 

@@ -20,7 +20,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from vidra_trio.core.progress import PROGRESSING
+from vidra_trio.core.progress import IDENTIFYING, PROGRESSING
 from vidra_trio.core.redact import one_line
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 LINE_STEP: Final = 25
 """Percent between two plain lines: enough to see life in a log, few enough to read."""
+
+NOTE_WIDTH: Final = 46
+"""Columns for the words beside a bar: a fixed number, or the bars jump with every digit."""
 
 _ONE_OF_SEVERAL: Final = re.compile(r"\.f[^.]+\.[^.]+$")
 """yt-dlp's name for a stream that is to be merged (`title.f137.mp4`): its total is the item's."""
@@ -104,7 +107,7 @@ def open_board(console: Console) -> Iterator[Board]:
         ),
         BarColumn(bar_width=30),
         TextColumn(
-            "{task.fields[note]}", markup=False, table_column=Column(min_width=34, no_wrap=True)
+            "{task.fields[note]}", markup=False, table_column=Column(width=NOTE_WIDTH, no_wrap=True)
         ),
         console=console,
         expand=True,
@@ -206,6 +209,8 @@ class PlainBoard:
 
 def describe(progress: RemoteProgress) -> str:
     """Put a job's progress into a few words: `42 %  12.3 MB of 29.0 MB  2.1 MB/s  0:08`."""
+    if progress.stage == IDENTIFYING:
+        return "identifying"
     if progress.stage != PROGRESSING:
         return one_line(progress.stage_name or progress.stage or progress.status or "")
     words = [] if progress.percent is None else [f"{progress.percent:3.0f} %"]

@@ -41,11 +41,14 @@ if TYPE_CHECKING:
 
 CLIP_SECONDS: Final = 6
 
-TRANSFER_SECONDS: Final = 3.0
+TRANSFER_SECONDS: Final = 4.0
 """What one transfer takes at the origin's pace: long enough to watch, short enough to wait for."""
 
 SLOWER: Final = 20
 """The download that is to be cancelled takes this much longer: it cannot finish by accident."""
+
+HALFWAY: Final = 50_000
+"""Bytes after which it is cancelled: on its way, and seen to be."""
 
 DEADLINE: Final = 60.0
 """Seconds for everything. It takes about ten; a machine under load may be slower."""
@@ -79,33 +82,38 @@ async def show(console: Console) -> int:
         DemoFailed: something was not as it should be.
     """
     started = trio.current_time()
+    scope = trio.CancelScope(deadline=started + DEADLINE)
     with (
-        trio.CancelScope() as scope,
-        interrupts(partial(scope.cancel, "interrupted")),
+        interrupts(partial(scope.cancel, "interrupted")) as received,
         tempfile.TemporaryDirectory(prefix="vidra-demo-", ignore_cleanup_errors=True) as folder,
     ):
-        with trio.move_on_after(DEADLINE) as limit:
-            results = await _show(trio.Path(folder), console)
-        if limit.cancelled_caught:
-            raise DemoFailed(f"not done in {DEADLINE:g} s")
-        seconds = trio.current_time() - started
-        say(console, f"demo ok in {seconds:.1f} s: {', '.join(results)}")
-        return 0
-    return INTERRUPTED
+        results = await _show(trio.Path(folder), scope, console)
+    if received:
+        return INTERRUPTED
+    if scope.cancelled_caught:
+        raise DemoFailed(f"not done in {DEADLINE:g} s")
+    seconds = trio.current_time() - started
+    say(console, f"demo ok in {seconds:.1f} s: {', '.join(results)}")
+    return 0
 
 
-async def _show(folder: trio.Path, console: Console) -> list[str]:
-    clip = await _make_clip(folder / "clip.mp4", console)
+async def _show(folder: trio.Path, scope: trio.CancelScope, console: Console) -> list[str]:
+    results: list[str] = []
+    processes: frozenset[int] = frozenset()
     downloads = folder / "downloads"
-    async with open_origin(clip) as origin:
-        async with open_private_server(Path(downloads)) as (server, client):
+    async with open_private_server(Path(downloads)) as (server, client), open_origin() as origin:
+        # Inside the server: its own tasks are needed to cancel what is left.
+        with scope:
             say(console, f"a private server listens on {server.url}")
+            origin.clip = await _make_clip(folder / "clip.mp4", console)
             stage = Stage(server, client, origin, downloads, console)
-            fetched = await stage.download()
+            results.append(await stage.download())
             cancelled, processes = await stage.cancel()
-        await _expect_gone(processes)
-    say(console, f"server stopped; none of its {len(processes)} processes is left")
-    return [fetched, cancelled, "nothing left"]
+            results += [cancelled, "nothing left"]
+    await _expect_gone(processes)
+    if processes:
+        say(console, f"server stopped; none of its {len(processes)} processes is left")
+    return results
 
 
 async def _make_clip(file: trio.Path, console: Console) -> bytes:
@@ -187,7 +195,7 @@ class Stage:
             async with self.client.watch_job(job.job_id) as watch:
                 async for message in watch:
                     board.take(message)
-                    if message.progress is not None and message.progress.downloaded_bytes:
+                    if _downloaded(message) >= HALFWAY:
                         break
             processes = await trio.to_thread.run_sync(descendants)
             asked = trio.current_time()
@@ -207,6 +215,11 @@ class Stage:
 
         if left := await _until_empty(traces):
             raise DemoFailed(f"the cancelled download left {', '.join(left)}")
+
+
+def _downloaded(message: Message) -> int:
+    progress = message.progress
+    return (progress.downloaded_bytes or 0) if progress is not None else 0
 
 
 async def _tree(folder: trio.Path) -> frozenset[str]:
@@ -274,7 +287,7 @@ def _is_alive(pid: int) -> bool:
 class Origin:
     """A web server with one clip, fast and slow."""
 
-    clip: bytes
+    clip: bytes = b""
     port: int = 0
     transfers: int = 0
 
@@ -320,9 +333,9 @@ async def _request(stream: trio.SocketStream) -> tuple[bytes, bytes]:
 
 
 @asynccontextmanager
-async def open_origin(clip: bytes) -> AsyncIterator[Origin]:
-    """Serve `clip` on a free port of this machine for the length of the block."""
-    origin = Origin(clip)
+async def open_origin() -> AsyncIterator[Origin]:
+    """Serve a clip on a free port of this machine for the length of the block."""
+    origin = Origin()
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(
             partial(trio.serve_tcp, origin.answer, port=0, host="127.0.0.1")

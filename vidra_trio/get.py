@@ -74,19 +74,28 @@ async def get(
     Ctrl-C cancels what is not finished; nothing of it is left behind, and what
     was finished is in the result.
     """
-    gathering = Gathering({})
-    with (
-        trio.CancelScope() as scope,
-        interrupts(partial(scope.cancel, "interrupted")) as received,
-        open_board(console) as board,
-    ):
-        async with open_private_server(folder) as (_, client), trio.open_nursery() as nursery:
-            limit = trio.CapacityLimiter(FOLLOWED)
-            for number, url in enumerate(urls):
-                await limit.acquire_on_behalf_of(number)
-                nursery.start_soon(_fetch, client, number, url, options, board, gathering, limit)
+    gathering, scope = Gathering({}), trio.CancelScope()
+    with interrupts(partial(scope.cancel, "interrupted")) as received, open_board(console) as board:
+        async with open_private_server(folder) as (_, client):
+            # Inside the server: its own tasks are needed to cancel what is left.
+            with scope:
+                await _fetch_all(client, urls, options, board, gathering)
     gathering.interrupted = bool(received)
     return gathering
+
+
+async def _fetch_all(
+    client: Client,
+    urls: Sequence[str],
+    options: Mapping[str, Any],
+    board: Board,
+    gathering: Gathering,
+) -> None:
+    limit = trio.CapacityLimiter(FOLLOWED)
+    async with trio.open_nursery() as nursery:
+        for number, url in enumerate(urls):
+            await limit.acquire_on_behalf_of(number)
+            nursery.start_soon(_fetch, client, number, url, options, board, gathering, limit)
 
 
 @asynccontextmanager
@@ -94,7 +103,8 @@ async def open_private_server(folder: Path) -> AsyncIterator[tuple[Server, Clien
     """Run a server of our own for the length of the block, and a client of it.
 
     Its files lie in a temporary directory that is gone afterwards. Leaving the
-    block, by whatever way, cancels the jobs that have not ended and waits for them.
+    block cancels the jobs that have not ended and waits for them; what is to
+    interrupt the block belongs inside it, or the server is interrupted too.
     """
     with tempfile.TemporaryDirectory(prefix="vidra-", ignore_cleanup_errors=True) as root:
         settings = Settings.private(Path(root), download_dir=folder)

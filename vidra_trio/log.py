@@ -87,11 +87,11 @@ class _Formatter(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if len(text) > _LINE_LIMIT:
+        text = redact(super().format(record), self._secrets)
+        if len(text) > _LINE_LIMIT:  # not earlier: half a secret is not recognised
             text = f"{text[:_LINE_LIMIT]}..."
-        # Twice: escaping can break a secret's spelling, or (cut in two) make one.
-        return redact(escape(redact(text, self._secrets)), self._secrets)
+        # Again: what is spelt out now may look like a secret.
+        return redact(escape(text), self._secrets)
 
 
 class _Lines(io.TextIOBase):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import trio
 
 from vidra_trio.core import lifecycle, progress
@@ -244,7 +245,7 @@ async def _run_item(job: Job, index: int, url: str) -> Finished | Failed | Stopp
         spec = _plan(job, index, url)
     except VidraError as error:
         return _item_failed(job, Failed(error.code, str(error)))
-    item = _Item(job, index)
+    item = _Item(job, index, spec.destination)
     async with job.services.engine.open(spec) as job.run:
         if job.state is JobState.PAUSING:
             job.run.stop()
@@ -279,16 +280,17 @@ def _plan(job: Job, index: int, url: str) -> RunSpec:
 class _Item:
     """Takes one item's reports into its job."""
 
-    def __init__(self, job: Job, index: int) -> None:
+    def __init__(self, job: Job, index: int, destination: Path) -> None:
         self._job = job
         self._index = index
+        self._destination = destination
         self._progress = job.snapshot.progress
 
     def take(self, report: Report) -> Finished | Failed | Stopped | None:
         """Apply `report`; returns it when it is the last one."""
         match report:
             case Tick():
-                self._show(progress.apply_tick(self._progress, report))
+                self._show(progress.apply_tick(self._progress, self._placed(report)))
             case Stage():
                 self._show(progress.apply_stage(self._progress, report))
             case Line():
@@ -303,6 +305,10 @@ class _Item:
             case Stopped():
                 return report
         return None
+
+    def _placed(self, tick: Tick) -> Tick:
+        """Name the file where the user will find it, not in the work directory."""
+        return msgspec.structs.replace(tick, key=str(self._destination / tick.key))
 
     def _show(self, new: progress.Progress) -> None:
         self._progress = new

@@ -17,7 +17,8 @@ import trio
 
 from vidra_trio.engine.process import open_process_engine
 from vidra_trio.hub import Hub
-from vidra_trio.net.serve import listen, open_server
+from vidra_trio.net.listen import listen
+from vidra_trio.net.serve import open_server
 from vidra_trio.storage.files import Locations, hold_data_dir
 from vidra_trio.storage.jobs import open_store
 from vidra_trio.supervisor import Supervisor, open_supervisor

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+import logging
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from vidra_trio import log
+from vidra_trio import __version__, log
 from vidra_trio.bars import say
+from vidra_trio.engine.tools import engine_version, find_ffmpeg
 from vidra_trio.interrupts import interrupts
 from vidra_trio.server import serve
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from vidra_trio.settings import Settings
+
+EARLY_LINES: Final = 1000
+"""Log lines kept from before the log file is open: one per damaged job, at worst."""
+
+_log = logging.getLogger(__name__)
 
 
 async def serve_until_stopped(settings: Settings, console: Console) -> None:
@@ -24,14 +34,50 @@ async def serve_until_stopped(settings: Settings, console: Console) -> None:
     Raises:
         ConfigurationError, DataDirInUse, PortBusy: as `serve` does.
     """
-    with (
-        trio.CancelScope() as scope,
-        interrupts(partial(scope.cancel, "asked to stop")),
-    ):
+    asked = trio.Event()
+    # The log file belongs to whoever holds the data directory: not opened before that.
+    with interrupts(asked.set), _early_lines() as early:
         async with serve(settings) as server:
-            # Not earlier: the log file belongs to whoever holds the data directory.
+            ffmpeg = await trio.to_thread.run_sync(find_ffmpeg)
             with log.configure(settings, to_terminal=console.is_terminal):
+                _repeat(early)
+                _log.info("vidra-trio %s with yt-dlp %s", __version__, engine_version())
+                _log.info("ffmpeg %s (%s)", ffmpeg.version or "none", ffmpeg.path or "not found")
                 say(console, f"listening on {server.url}")
                 say(console, f"logging to {settings.log_file}")
-                await trio.sleep_forever()
+                await asked.wait()
+                _log.info("asked to stop")
     say(console, "stopped")
+
+
+class _Keeper(logging.Handler):
+    """Keeps records for later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque(maxlen=EARLY_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _early_lines() -> Iterator[_Keeper]:
+    ours, keeper = logging.getLogger("vidra_trio"), _Keeper()
+    before = ours.level
+    ours.addHandler(keeper)
+    ours.setLevel(logging.INFO)
+    try:
+        yield keeper
+    finally:
+        ours.removeHandler(keeper)
+        ours.setLevel(before)
+
+
+def _repeat(keeper: _Keeper) -> None:
+    """Log what was kept, now that there is somewhere to log to."""
+    for record in keeper.records:
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    keeper.records.clear()

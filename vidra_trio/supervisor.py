@@ -209,7 +209,7 @@ class Supervisor:
                 await self._start_again(job, Reason.RETRY)
             case _:
                 raise NotImplementedError(f"{command} has no playlist to act on")
-        return Answer(job.snapshot.job_id, job.state)
+        return Answer(job.snapshot.job_id, cell.to)
 
     async def _cancel(self, job: Job, to: JobState) -> None:
         job.move(to)

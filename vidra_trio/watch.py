@@ -237,8 +237,8 @@ def _end(reason: trio_websocket.CloseReason | None) -> NoReturn:
 async def open_watch(url: str, resource: str, token: str) -> AsyncIterator[Watch]:
     """Open the socket `resource` of the server at `url` for the length of the block.
 
-    Entering it returns once the server accepted; leaving it closes the socket,
-    in `CLOSE_DEADLINE` at most, cancelled or not.
+    Entering it returns once the server accepted. Leaving it closes the socket, in
+    `CLOSE_DEADLINE` at most; cancelled, it is dropped at once and without a word.
 
     Raises:
         ServerUnreachable: no connection, or no handshake, within the deadline.
@@ -251,7 +251,9 @@ async def open_watch(url: str, resource: str, token: str) -> AsyncIterator[Watch
                 try:
                     yield Watch(socket)
                 finally:
-                    with trio.move_on_after(CLOSE_DEADLINE, shield=True):
+                    # Not shielded: a cancel ends the reader as well, so no answer could
+                    # be read. The stream is closed either way.
+                    with trio.move_on_after(CLOSE_DEADLINE):
                         await socket.aclose()
             nursery.cancel_scope.cancel("the socket's reader has nothing left to read")
     except BaseExceptionGroup as group:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vidra_trio.core.readers import NOT_STRING, BadValue, text, unset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Axis = tuple[str, ...]
 
@@ -27,7 +27,7 @@ BEST: Final = "best"
 DEFAULT_FORMAT: Final = "bestvideo+bestaudio/best"
 AXIS_LIMIT: Final = 32
 
-_HEIGHT: Final = re.compile(r"([0-9]{2,5})[pP]?(?:[0-9]{2,3})?")
+_HEIGHT: Final = re.compile(r"([0-9]{2,5})(?:[pP](?:[0-9]{2,3})?)?")
 _NAMED_HEIGHTS: Final = {"8k": "4320", "4k": "2160", "2k": "1440"}
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:[-_][A-Za-z0-9]{1,8})*")
 _ANY: Final = ("best", "all", "any", "true", "default")
@@ -35,8 +35,6 @@ _ANY: Final = ("best", "all", "any", "true", "default")
 
 def video(value: object) -> Axis | None:
     """Read `video_resolution`: best, all, none, or heights (`720`, `"1080p"`)."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
     return _axis(value, _height)
 
 
@@ -56,20 +54,28 @@ def subtitles(value: object) -> Axis | None:
     return None if languages in (None, (), (BEST,)) else languages
 
 
-def _axis(value: object, parse: Any) -> Axis | None:  # noqa: ANN401 - a function str -> str
+def _axis(value: object, parse: Callable[[str], str]) -> Axis | None:
     if isinstance(value, bool):
         return (BEST,)
     if unset(value):
         return None
+    if isinstance(value, int):
+        value = [value]
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)):
         raise BadValue(NOT_STRING)
     if len(items) > AXIS_LIMIT:
         raise BadValue(f"Longer than maximum length {AXIS_LIMIT}.")
-    wishes = [word for item in items if (word := text(item)) is not None]
+    wishes = [word for item in items if (word := _word(item)) is not None]
     if [word.casefold() for word in wishes] == ["none"]:
         return ()
     return tuple(BEST if word.casefold() in _ANY else parse(word) for word in wishes) or None
+
+
+def _word(item: object) -> str | None:
+    if isinstance(item, int) and not isinstance(item, bool):
+        return str(item) if 0 <= item < 10**6 else "out of range"
+    return text(item)
 
 
 def _height(word: str) -> str:

@@ -30,6 +30,7 @@ BROWSERS: Final = (
     "vivaldi",
     "whale",
 )
+BROWSER_LIMIT: Final = 256
 KEYRINGS: Final = ("BASICTEXT", "GNOMEKEYRING", "KWALLET", "KWALLET5", "KWALLET6")
 ANY_TARGET: Final = ""
 """What `impersonate: true` becomes: whichever client can be impersonated."""
@@ -95,7 +96,7 @@ def forwarded_for(value: object) -> str | None:
 def rate(value: object) -> int | None:
     """Read bytes a second: a number, `500K`, `4.2M`; 0 is no limit."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = format(value, "f")
+        value = f"{value:f}" if 0 <= value < 10**15 else "out of range"
     word = text(value)
     found = _RATE.fullmatch(word.upper()) if word is not None else None
     if word is not None and not found:
@@ -113,7 +114,7 @@ def browser_cookies(value: object) -> list[str | None] | None:
     word = None if value is True else text(value)
     if word is None:
         return None
-    found = _BROWSER.fullmatch(word)
+    found = _BROWSER.fullmatch(word) if len(word) <= BROWSER_LIMIT else None
     name = found["name"].lower() if found else ""
     if not found or name not in BROWSERS:
         raise BadValue("Must be one of: " + ", ".join(BROWSERS) + ".")
@@ -153,7 +154,7 @@ def _header_pairs(value: object) -> list[tuple[object, object]]:
 
 def _header(name: object, content: object) -> str:
     if isinstance(content, int) and not isinstance(content, bool):
-        content = str(content)
+        content = str(content) if abs(content) < 10**18 else content
     label = plain(name)
     if label != name or not _HEADER_NAME.fullmatch(label):
         raise BadValue("A header's name must be a token.")

@@ -97,6 +97,11 @@ def text(value: object) -> str | None:
     return None if value is False or unset(value) else plain(value)
 
 
+def verbatim(value: object) -> str | None:
+    """Read text whose outer spaces count (passwords)."""
+    return value if isinstance(value, str) and text(value) else text(value)
+
+
 def matching(pattern: str, expected: str, *, true: str | None = NOT_STRING) -> Reader:
     """Read text that `pattern` matches as a whole; True means `true`, if that is given."""
     shape = re.compile(pattern)
@@ -158,14 +163,14 @@ def integer(value: object) -> int:
     raise BadValue(NOT_INTEGER)
 
 
-def whole(low: int, high: int, *, blank: tuple[object, ...] = ()) -> Reader:
-    """Read a whole number from `low` to `high`; the values in `blank` say nothing."""
+def whole(low: int, high: int, *, zero_is_blank: bool = False) -> Reader:
+    """Read a whole number from `low` to `high`."""
 
     def read(value: object) -> int | None:
-        if value is False or unset(value) or (value is True and True in blank):
+        if value is False or unset(value):
             return None
         number = integer(value)
-        if number == 0 and 0 in blank:
+        if number == 0 and zero_is_blank:
             return None
         if not low <= number <= high:
             raise BadValue(f"Must be at least {low} and at most {high}.")
@@ -194,7 +199,7 @@ def wait_for_video(value: object) -> list[int | None] | None:
     """Read `[min, max]` seconds from `15`, `"15-60"` or True."""
     if value is True:
         return [WAIT_FOR_VIDEO, None]
-    second = whole(1, 86_400, blank=(0,))
+    second = whole(1, 86_400, zero_is_blank=True)
     if isinstance(value, str) and "-" in value:
         low, high = (integer(part) for part in value.split("-", 1))
         if not 1 <= low <= high <= 86_400:

@@ -18,8 +18,7 @@ EXTENSION: Final = ".%(ext)s"
 SEGMENTS_LIMIT: Final = 256
 
 # What a list of segments may name without %(...)s round it.
-FIELDS: Final = frozenset(
-    """
+_FIELD_NAMES: Final = """
     id title fulltitle alt_title display_id ext description uploader uploader_id uploader_url
     channel channel_id channel_url creator creators license artist artists album album_artist
     album_type composer genre genres track track_id track_number disc_number release_date
@@ -32,8 +31,8 @@ FIELDS: Final = frozenset(
     video_autonumber playlist playlist_id playlist_title playlist_index playlist_autonumber
     playlist_count playlist_uploader playlist_uploader_id playlist_channel playlist_channel_id
     n_entries webpage_url webpage_url_basename webpage_url_domain original_url
-    """.split()
-)
+"""
+FIELDS: Final = frozenset(_FIELD_NAMES.split())
 
 _CONVERSION: Final = r"[#0\-+ ]*[0-9]*(?:\.[0-9]+)?[hlL]?[diouxXeEfFgGcrsaljhqBUDS]"
 _OPEN_FIELD: Final = re.compile(rf"%\((?![^()]*\){_CONVERSION})")

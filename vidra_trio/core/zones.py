@@ -46,7 +46,7 @@ SYSTEM: Final = (
 # Removable drives, homes of immutable systems, and where tests and sandboxes live.
 OPEN_IN_SYSTEM: Final = (
     *("/run/media", "/run/user", "/var/home", "/var/mnt", "/var/media", "/var/tmp"),  # noqa: S108
-    *("/var/folders", "/private/var/folders", "/private/var/tmp"),  # noqa: S108
+    *("/var/folders", "/private/var/folders", "/private/var/tmp"),
 )
 WINDOWS_SYSTEM: Final = (
     *("windows", "program files", "program files (x86)", "programdata", "perflogs", "recovery"),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from vidra_trio.core.errors import ConfigurationError, VidraError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 FAULTS: Final[Mapping[str, bool]] = {
     # code -> is it worth another try without changing anything?
@@ -50,11 +50,17 @@ FAULTS: Final[Mapping[str, bool]] = {
 _MAX_MESSAGE: Final = 1000
 _MAX_CHAIN: Final = 20
 
-# Class name (of an exception or one of its bases) -> code; the first that fits wins,
-# so the particular stands before the general.
-_BY_NAME: Final = (
+# Class names (of an exception or one of its bases) -> code, in three steps: what is
+# certain, what only looks like a timeout, and the rest. The first that fits wins.
+_CERTAIN: Final = (
     ("GeoRestrictedError", "geo_restricted"),
     ("UnsupportedError", "unsupported_url"),
+)
+_REFUSED: Final = (
+    ("NewConnectionError", "network_error"),  # urllib3: a timeout by inheritance only
+    ("ConnectionRefusedError", "network_error"),
+)
+_LIKELY: Final = (
     ("UserNotLive", "unavailable"),
     ("CertificateVerifyError", "tls_error"),
     ("SSLError", "tls_error"),
@@ -66,14 +72,22 @@ _BY_NAME: Final = (
     ("ConnectionError", "network_error"),
     ("PostProcessingError", "postprocessing_failed"),
 )
-NAMES: Final = frozenset(name for name, _ in _BY_NAME) | {"HTTPError", "ExtractorError"}
+NAMES: Final = frozenset({"HTTPError", "ExtractorError"}).union(
+    name for table in (_CERTAIN, _REFUSED, _LIKELY) for name, _ in table
+)
 
-_BY_TEXT: Final = (
+_SAID: Final = (
     (re.compile(r"DRM protected", re.IGNORECASE), "drm_protected"),
     (re.compile(r"Requested format is not available", re.IGNORECASE), "format_unavailable"),
     (re.compile(r"--cookies|--username|only available for registered users"), "login_required"),
     (re.compile(r"No suitable extractor"), "unsupported_url"),
     (re.compile(r"timed out", re.IGNORECASE), "timeout"),
+)
+
+# After its last retry yt-dlp reports words, without the exception.
+_SAID_STATUS = re.compile(r"HTTP Error (\d{3})")
+_SAID_AT_LAST: Final = (
+    (re.compile(r"Giving up after \d+ retries|more expected"), "network_error"),
 )
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
@@ -135,27 +149,50 @@ def _message(error: BaseException, chain: list[BaseException]) -> str:
 
 
 def _code(chain: list[BaseException]) -> tuple[str, bool]:
-    if _disk_full(chain):
-        return "disk_full", False
     names = {base.__name__ for error in chain for base in type(error).__mro__}
-    for name, code in _BY_NAME[:2]:
-        if name in names:
-            return code, FAULTS[code]
+    texts = [str(error) for error in chain]
+    status = _status(chain, texts)
+    code = (
+        ("disk_full" if _disk_full(chain) else None)
+        or _named(_CERTAIN, names)
+        or _http(status)
+        or _named(_REFUSED, names)
+        or _said(_SAID, texts)
+        or _named(_LIKELY, names)
+        or _said(_SAID_AT_LAST, texts)
+        or ("unavailable" if _expected(chain) else "engine_error")
+    )
+    served_badly = code == "http_error" and status is not None and status >= 500
+    return code, FAULTS[code] or served_badly
+
+
+def _named(table: Iterable[tuple[str, str]], names: set[str]) -> str | None:
+    return next((code for name, code in table if name in names), None)
+
+
+def _said(table: Iterable[tuple[re.Pattern[str], str]], texts: list[str]) -> str | None:
+    found = (code for pattern, code in table if any(pattern.search(text) for text in texts))
+    return next(found, None)
+
+
+def _http(status: int | None) -> str | None:
+    if status is None:
+        return None
+    return f"http_{status}" if f"http_{status}" in FAULTS else "http_error"
+
+
+def _status(chain: list[BaseException], texts: list[str]) -> int | None:
     for error in chain:
         status = getattr(error, "status", None)
         if type(error).__name__ == "HTTPError" and isinstance(status, int):
-            code = f"http_{status}" if f"http_{status}" in FAULTS else "http_error"
-            return code, FAULTS[code] or status >= 500
-    texts = [str(error) for error in chain]
-    for pattern, code in _BY_TEXT:
-        if any(pattern.search(text) for text in texts):
-            return code, FAULTS[code]
-    for name, code in _BY_NAME:
-        if name in names:
-            return code, FAULTS[code]
-    if any(getattr(error, "expected", False) is True for error in chain):
-        return "unavailable", False
-    return "engine_error", False
+            return status
+    said = (match for text in texts if (match := _SAID_STATUS.search(text)))
+    return int(match[1]) if (match := next(said, None)) else None
+
+
+def _expected(chain: list[BaseException]) -> bool:
+    """The extractor knew this answer: the site's business, no defect."""
+    return any(getattr(error, "expected", False) is True for error in chain)
 
 
 def _disk_full(chain: list[BaseException]) -> bool:

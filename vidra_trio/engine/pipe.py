@@ -87,7 +87,7 @@ def parse_order(line: bytes) -> Order:
     return _orders.decode(line)
 
 
-def parse_message(line: bytes) -> Message:
+def parse_message(line: bytes | bytearray) -> Message:
     """Parse a line that a worker wrote.
 
     Raises:

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 PERIOD: Final = 0.1
 MAX_LINE: Final = 4000
 
-_PROGRESS_LINE = re.compile(r"^\[download\]\s+(?:[\d.]+%|Unknown\b|\S+ at\s)")
+_NOISE = re.compile(
+    r"^\[download\]\s+(?:[\d.]+%|Unknown\b|\S+ at\s)"  # progress in words
+    r"|^\[MoveFiles\] Moving file"  # from one private directory to another
+)
 _ERROR_PREFIX = re.compile(r"^(?:ERROR|WARNING):\s*")
 
 
@@ -69,9 +72,9 @@ class Reporter:
                 self._send(Identified(JobKind.VIDEO, shown, preview.total_bytes(info)))
 
     def line(self, level: Level, text: str) -> None:
-        """Log one line; what is empty, or progress in words, is dropped."""
+        """Log one line; what is empty or says nothing to a user is dropped."""
         message = self.clean(text)
-        if not message or _PROGRESS_LINE.match(message):
+        if not message or _NOISE.match(message):
             return
         with self._lock:
             if level is Level.ERROR:

@@ -94,15 +94,15 @@ def version() -> str:
 
 
 def best_block_size(elapsed: float, size: int) -> int:
-    """Return how much to read next: what 1/20 s brings.
+    """Return how much to read next: what 1/20 s brings, at most twice the last block.
 
     `read` returns when the block is full. yt-dlp's own sizing grows blocks to
     4 MB (2 hooks a second at 4 MB/s); a fixed 128 KiB is as fast as that on a fast
-    line but gives one sign of life in 13 s at 10 KB/s.
+    line but gives one sign of life in 13 s at 10 KB/s. Doubling at most: what had
+    piled up in the socket says nothing about the line.
     """
-    if elapsed <= 0:
-        return LARGEST_BLOCK
-    return max(SMALLEST_BLOCK, min(LARGEST_BLOCK, int(size / elapsed / BLOCKS_PER_SECOND)))
+    brings = size / max(elapsed, 1e-6) / BLOCKS_PER_SECOND
+    return int(max(SMALLEST_BLOCK, min(LARGEST_BLOCK, 2 * size, brings)))
 
 
 def prewarm(wanted: Callable[[], bool] = lambda: False) -> None:
@@ -454,7 +454,7 @@ def build_params(order: Start, item: _Item) -> Info:
         "continuedl": True,
         "nopart": False,
         "noresizebuffer": False,  # sizes are ours, see best_block_size
-        "buffersize": SMALLEST_BLOCK * 8,
+        "buffersize": SMALLEST_BLOCK,
         "retry_sleep_functions": dict.fromkeys(("http", "fragment", "file_access"), _pause),
     }
 

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 
 import trio
 from hypercorn.events import Closed, RawData
-from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ConnectionState as StateOfConnection
 from hypercorn.utils import parse_socket_addr
 from wsproto.connection import ConnectionState
 
+from vidra_trio.net.application import ApplicationGroup
 from vidra_trio.net.errorlog import describe, logger
 from vidra_trio.net.http1 import Http1
 from vidra_trio.net.patience import Lapse, Patience
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from hypercorn.config import Config
     from hypercorn.events import Event
+    from hypercorn.trio.task_group import TaskGroup
     from hypercorn.trio.worker_context import WorkerContext
     from hypercorn.typing import AppWrapper, LifespanState
     from wsproto.connection import Connection as WebSocketProtocol
@@ -173,7 +174,7 @@ class Connection(TCPServer):
         return fine
 
     async def _converse(self) -> None:
-        async with TaskGroup() as group:
+        async with ApplicationGroup() as group:
             self.protocol = self._speak_http1(group)
             self._reconsider()
             await self._read_requests()
@@ -240,7 +241,8 @@ class Connection(TCPServer):
     async def _hear(self, data: bytes) -> None:
         began = trio.current_time()
         await self.protocol.handle(RawData(data))
-        self._reconsider(heard=True)
+        self._reconsider()
+        self._renew(Phase.SOCKET)
         if self._phase is Phase.BODY:
             # An application that is slow to take the body is not the peer's fault.
             self._patience.stretch(trio.current_time() - began)
@@ -259,19 +261,23 @@ class Connection(TCPServer):
             self.abort()
 
     async def _ping(self) -> None:
+        began = trio.current_time()
+        await self._write(PING, direct=True)
         self._patience.nudge_in(self._deadlines.ping)
-        if self._takes_frames() and not self.send_lock.locked():
-            await self._write(PING, direct=True)
+        # Neither is it the peer's fault that other writes of ours went first.
+        self._patience.stretch(trio.current_time() - began)
 
-    def _reconsider(self, *, heard: bool = False) -> None:
-        """Grant the peer what its new turn is worth; bytes on a WebSocket renew it."""
+    def _reconsider(self) -> None:
+        """Grant the peer what its turn is worth, if it is another turn than before."""
         phase = phase_of(self.protocol)
         if phase is not self._phase:
             self._enter(phase)
-        elif not (heard and phase is Phase.SOCKET):
-            return
-        self._phase = phase
-        self._patience.grant(self._worth(phase))
+            self._phase = phase
+            self._renew()
+
+    def _renew(self, *only_in: Phase) -> None:
+        if self._phase is not None and (not only_in or self._phase in only_in):
+            self._patience.grant(self._worth(self._phase))
 
     def _enter(self, phase: Phase) -> None:
         if phase is Phase.SOCKET:
@@ -279,6 +285,7 @@ class Connection(TCPServer):
             self._patience.nudge_in(self._deadlines.ping)
         else:
             self._websocket = None
+            self._patience.nudge_in(math.inf)
 
     def _worth(self, phase: Phase) -> float:
         limits = self._deadlines
@@ -334,6 +341,7 @@ class Connection(TCPServer):
             if len(rest) <= mark:
                 mark = len(rest) - WRITE_BLOCK
                 patience.deadline = trio.current_time() + self._deadlines.write
+                self._renew(Phase.SOCKET, Phase.CLOSING)  # it reads, so it is there
             await trio.lowlevel.wait_writable(self._socket)
 
     def _offer(self, data: memoryview) -> int:

@@ -161,14 +161,17 @@ def read_file(path: Path) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY)
     except FileNotFoundError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a plain file")
         if os.name != "nt" and status.st_mode & 0o077:
             with contextlib.suppress(OSError):  # another's file, or a file system without modes
                 os.fchmod(descriptor, 0o600)
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def move_aside(path: Path, word: str, now_ms: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quart import Response
+from quart_trio.wrappers import TrioResponse
 
 from vidra_trio.wire.words import dumps
 
@@ -25,17 +25,17 @@ EVERY_ANSWER: Final = (
 
 def answer(
     body: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
+) -> TrioResponse:
     """Make a JSON response."""
     return raw_answer([dumps(body)], status, headers)
 
 
 def raw_answer(
     parts: Sequence[bytes], status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
+) -> TrioResponse:
     """Make a response of JSON text that is already written."""
     text = b"".join(parts)
     chunks = [text[at : at + CHUNK_BYTES] for at in range(0, len(text), CHUNK_BYTES)]
-    response = Response(chunks, status, dict(headers or {}), content_type=JSON)
+    response = TrioResponse(chunks, status, dict(headers or {}), content_type=JSON)
     response.headers["Content-Length"] = str(len(text))
     return response

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from vidra_trio.web.answers import EVERY_ANSWER, JSON
 from vidra_trio.web.context import MAX_SOCKETS
-from vidra_trio.web.guard import Refusal, examine, has_body, without_token
+from vidra_trio.web.guard import Refusal, examine, without_token
 from vidra_trio.wire import payloads
 from vidra_trio.wire.words import dumps
 
@@ -33,13 +31,7 @@ if TYPE_CHECKING:
 
     Headers = list[tuple[bytes, bytes]]
 
-LINGER_SECONDS: Final = 2.0
-"""How long the rest of a refused request's body is read: a client that is still
-sending may otherwise lose the answer to a reset."""
-
 POLICY_VIOLATION: Final = 1008
-
-LINGER_BYTES: Final = 8 * 1024 * 1024
 
 
 class Gate:
@@ -64,7 +56,7 @@ class Gate:
         if scope["type"] == "websocket" and not isinstance(verdict, Refusal):
             verdict = self._no_room() or verdict
         if isinstance(verdict, Refusal):
-            await _refuse(scope, receive, _adorned(send), verdict)
+            await _refuse(scope, _adorned(send), verdict)
             return
         scope["path"] = verdict.path
         if scope["type"] == "http":
@@ -81,9 +73,8 @@ class Gate:
         return None
 
 
-async def _refuse(
-    scope: WebScope, receive: ASGIReceiveCallable, send: ASGISendCallable, refusal: Refusal
-) -> None:
+async def _refuse(scope: WebScope, send: ASGISendCallable, refusal: Refusal) -> None:
+    """Answer at once. What is left of a body is the connection's to read off."""
     body = b"" if refusal.code is None else dumps(payloads.error(refusal.code, refusal.detail))
     headers = list(refusal.headers)
     if body:
@@ -97,10 +88,6 @@ async def _refuse(
         "headers": headers,
     }
     await send(start)
-    if has_body(scope):
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-        await _read_off(receive)
-        body = b""
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
@@ -118,17 +105,6 @@ async def _refuse_socket(
     }
     await send(start)
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
-
-
-async def _read_off(receive: ASGIReceiveCallable) -> None:
-    """Read what is left of a body, within reason."""
-    size = 0
-    with trio.move_on_after(LINGER_SECONDS):
-        while size < LINGER_BYTES:
-            message = await receive()
-            if message["type"] != "http.request" or not message["more_body"]:
-                return
-            size += len(message["body"])
 
 
 def _adorned(send: ASGISendCallable) -> ASGISendCallable:

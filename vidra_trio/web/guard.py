@@ -170,7 +170,7 @@ def _refuse_request(scope: WebScope, rules: Rules, found: Found) -> Refusal | No
 
 def _refuse_media_type(scope: WebScope) -> Refusal | None:
     """Only what a page cannot send without asking first; and nothing to unpack."""
-    if not has_body(scope):
+    if not _has_body(scope):
         return None
     types = [value.partition(b";")[0].strip().lower() for value in _values(scope, b"content-type")]
     codings = [value.strip().lower() for value in _values(scope, b"content-encoding")]
@@ -193,8 +193,7 @@ def _refuse_size(scope: WebScope, rules: Rules) -> Refusal | None:
 # -- what the steps look at
 
 
-def has_body(scope: WebScope) -> bool:
-    """Whether the head announces a body."""
+def _has_body(scope: WebScope) -> bool:
     lengths = _values(scope, b"content-length")
     chunked = _values(scope, b"transfer-encoding")
     return bool(chunked) or any(value.strip(b"0") for value in lengths)

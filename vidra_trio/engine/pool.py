@@ -1,0 +1,255 @@
+"""Worker processes: started, kept warm, used again, killed as a group.
+
+1. Starting is the price of a process (0.6 to 0.9 s of CPU each, measured), so it
+   is paid ahead: one worker is always on its way while there is room, and a worker
+   that ended its run cleanly takes the next one.
+2. Ending is SIGKILL to the worker's process group: nothing a site, a native
+   library or ffmpeg does can delay it. `resume.heal` makes up for the lack of
+   manners.
+3. A worker's environment holds none of our settings: no token gets there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from vidra_trio.engine.pipe import MAX_LINE, Hello, dump_line, parse_message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vidra_trio.engine.pipe import Message, Order
+
+COMMAND: Final = (sys.executable, "-m", "vidra_trio.engine.worker")
+
+RECYCLE_AFTER: Final = 50
+"""Runs per worker: what libraries leak stays small, what a start costs too."""
+
+REAP_SECONDS: Final = 1.0
+"""How long the end of a killed process is waited for; only a process stuck in the
+kernel (a dead network file system) takes longer, and is given up and counted."""
+
+_CHUNK: Final = 1 << 16
+_LAST_WORDS: Final = 2000
+
+
+class WorkerGone(Exception):
+    """The process ended, or talks nonsense."""
+
+
+class WorkerProcess:
+    """One worker, as the server sees it. One run's task at a time uses it."""
+
+    def __init__(self, process: trio.Process) -> None:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise ValueError("a worker is started with three pipes")
+        self._process = process
+        self._orders = process.stdin
+        self._messages = process.stdout
+        self._stderr = process.stderr
+        self._buffer = bytearray()
+        self._reaped = False
+        self.pid = process.pid
+        self.version: str | None = None  # known once it said hello
+        self.served = 0
+        self.last_words = ""
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the process ended; a negative number is a signal. Known once reaped."""
+        return self._process.returncode if self._reaped else None
+
+    def alive(self) -> bool:
+        """Look, without reaping: the id must stay ours as long as we may kill it."""
+        if self._reaped:
+            return False
+        if sys.platform == "win32":
+            return self._process.poll() is None
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    async def send(self, order: Order) -> None:
+        """Hand an order over.
+
+        Raises:
+            WorkerGone: there is nobody to take it.
+        """
+        try:
+            await self._orders.send_all(dump_line(order))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise WorkerGone from error
+
+    async def receive(self) -> list[Message]:
+        """Wait for at least one message and return all that are there.
+
+        Cancelled before that, it loses nothing. Nobody reading means that the
+        worker blocks once the pipe (64 KiB) is full: that is the back-pressure.
+
+        Raises:
+            WorkerGone: the process ended, or what it wrote is no message.
+        """
+        while True:
+            *lines, rest = self._buffer.split(b"\n")
+            if lines:
+                self._buffer = rest
+                return self._parse(lines)
+            if len(rest) > MAX_LINE:
+                raise WorkerGone
+            try:
+                chunk = await self._messages.receive_some(_CHUNK)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise WorkerGone from error
+            if not chunk:
+                raise WorkerGone
+            self._buffer += chunk
+
+    def kill(self) -> None:
+        """End the process and all its children, now; harmless when it is gone."""
+        if self._reaped:
+            return
+        if sys.platform == "win32":
+            self._process.kill()
+            return
+        # PermissionError: macOS, when only zombies are left.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def end(self) -> bool:
+        """Kill, and wait until nothing is left; False when that takes too long. Shielded."""
+        self.kill()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + REAP_SECONDS):
+            await self._process.wait()
+            self._reaped = True
+        for stream in (self._orders, self._messages, self._stderr):
+            await trio.aclose_forcefully(stream)
+        return self._reaped
+
+    async def listen_to_stderr(self) -> None:
+        """Drain stderr for the worker's life, keeping its last words: nobody blocks on it."""
+        try:
+            async for chunk in self._stderr:
+                words = self.last_words + chunk.decode("utf-8", "replace")
+                self.last_words = words[-_LAST_WORDS:]
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    def _parse(self, lines: Sequence[bytes | bytearray]) -> list[Message]:
+        try:
+            messages = [parse_message(line) for line in lines]
+        except ValueError as error:  # msgspec's, and bad UTF-8
+            raise WorkerGone from error
+        for message in messages:
+            if isinstance(message, Hello):
+                self.version = message.version
+        return messages
+
+
+class Pool:
+    """All workers of an engine; lives in the engine's nursery."""
+
+    def __init__(
+        self, nursery: trio.Nursery, size: int, cache: Path, command: Sequence[str]
+    ) -> None:
+        self._nursery = nursery
+        self._size = size
+        self._cache = cache
+        self._command = command
+        self._idle: deque[WorkerProcess] = deque()
+        self._starting = 0
+        self.workers: set[WorkerProcess] = set()
+        self.abandoned = 0
+
+    @property
+    def idle(self) -> int:
+        """Workers that wait for a run."""
+        return len(self._idle)
+
+    def warm(self) -> None:
+        """Have a worker ready or on its way, if there is room; never blocks."""
+        if not self._idle and not self._starting and len(self.workers) < self._size:
+            self._starting += 1
+            self._nursery.start_soon(self._warm)
+
+    async def take(self) -> WorkerProcess:
+        """Return a worker for one run: the one used last, or a new one.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive():
+                return worker
+            await self.end(worker)
+        return await self._start()
+
+    async def give_back(self, worker: WorkerProcess) -> None:
+        """Take back a worker whose run ended cleanly; it is used again, or replaced."""
+        worker.served += 1
+        if worker.served >= RECYCLE_AFTER or len(self._idle) >= self._size:
+            await self.end(worker)
+        else:
+            self._idle.append(worker)
+        self.warm()
+
+    async def end(self, worker: WorkerProcess) -> None:
+        """Kill a worker and wait for it, shielded and bounded."""
+        self.workers.discard(worker)
+        if not await worker.end():
+            self.abandoned += 1
+
+    async def close(self) -> None:
+        """Kill all workers at once, then wait for them."""
+        self._idle.clear()
+        for worker in self.workers:
+            worker.kill()
+        async with trio.open_nursery() as nursery:
+            for worker in tuple(self.workers):
+                nursery.start_soon(self.end, worker)
+
+    async def _warm(self) -> None:
+        try:
+            self._idle.append(await self._start())
+        except OSError:
+            pass  # whoever needs a worker will meet the error and tell it
+        finally:
+            self._starting -= 1
+
+    async def _start(self) -> WorkerProcess:
+        # `open_process` runs in a thread and cannot be cancelled half-way: what it
+        # returns is in the set before anything else happens.
+        options = {} if sys.platform == "win32" else {"start_new_session": True}
+        start = partial(
+            trio.lowlevel.open_process,
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self._cache,
+            env=environment(os.environ),
+            **options,
+        )
+        worker = WorkerProcess(await start())
+        self.workers.add(worker)
+        self._nursery.start_soon(worker.listen_to_stderr)
+        return worker
+
+
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return a worker's environment: ours without our settings, with yt-dlp's switches."""
+    theirs = {key: value for key, value in ours.items() if not key.startswith("VIDRA_")}
+    theirs |= {"YTDLP_NO_PLUGINS": "1", "NO_COLOR": "1", "PYTHONUTF8": "1"}
+    # The worker does not run in our directory: it finds this package where we did.
+    here = Path(__file__).resolve().parents[2]
+    if here.name not in ("site-packages", "dist-packages"):
+        theirs["PYTHONPATH"] = os.pathsep.join(filter(None, (str(here), ours.get("PYTHONPATH"))))
+    return theirs
