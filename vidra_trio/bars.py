@@ -51,11 +51,11 @@ def say(console: Console, line: str) -> None:
 class Board(Protocol):
     """What shows a set of jobs."""
 
+    def begin(self, job_id: str, name: str) -> None:
+        """Call a job `name` until its title is known."""
+
     def take(self, message: Message) -> None:
         """Show what a job's socket said."""
-
-    def say(self, line: str) -> None:
-        """Show one line of the program's own."""
 
 
 @dataclass(slots=True)
@@ -124,33 +124,34 @@ class LiveBoard:
         self._bars = bars
         self._jobs: dict[str, _JobBars] = {}
 
+    def begin(self, job_id: str, name: str) -> None:
+        """Add a bar that waits."""
+        self._jobs[job_id] = _JobBars(self._bars, name)
+
     def take(self, message: Message) -> None:
-        """Redraw the job that the message is about; other messages change nothing."""
-        shown = self._jobs.get(job_id := message.payload.get("job_id", ""))
-        if shown is None:
-            shown = self._jobs[job_id] = _JobBars(self._bars)
+        """Redraw the job that the message is about."""
+        job_id = str(message.payload.get("job_id"))
+        if job_id not in self._jobs:
+            self.begin(job_id, job_id)
+        shown = self._jobs[job_id]
         if message.job is not None:
             shown.show_job(message.job)
         if message.progress is not None:
             shown.show_progress(message.progress)
 
-    def say(self, line: str) -> None:
-        """Print above the bars."""
-        say(self._bars.console, line)
-
 
 class _JobBars:
     """The bars of one job."""
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: Progress, name: str) -> None:
         self._bars = bars
-        self._whole = bars.add_task("...", total=None, note="")
+        self._whole = bars.add_task(one_line(name), total=None, note="")
         self._rows: dict[str, TaskID] = {}
         self._files = Files()
 
     def show_job(self, job: RemoteJob) -> None:
-        if job.title or job.urls:
-            self._bars.update(self._whole, description=one_line(job.title or job.urls[0]))
+        if job.title:
+            self._bars.update(self._whole, description=one_line(job.title))
         if job.ended or job.status == "queued":
             self._bars.update(self._whole, note=job.status)
         if job.ended:
@@ -184,9 +185,13 @@ class PlainBoard:
         self._names: dict[str, str] = {}
         self._steps: dict[str, int] = {}
 
+    def begin(self, job_id: str, name: str) -> None:
+        """Remember the name."""
+        self._names[job_id] = name
+
     def take(self, message: Message) -> None:
         """Print a line if there is something new to say."""
-        job_id = str(message.payload.get("job_id", ""))
+        job_id = str(message.payload.get("job_id"))
         if (job := message.job) is not None:
             if job.title:
                 self._names[job_id] = job.title
@@ -199,12 +204,8 @@ class PlainBoard:
                 self._steps[job_id] = step
                 self._line(job_id, describe(progress))
 
-    def say(self, line: str) -> None:
-        """Print one line."""
-        say(self._console, line)
-
     def _line(self, job_id: str, words: str) -> None:
-        self.say(f"{self._names.get(job_id, job_id[:8])}: {words}")
+        say(self._console, f"{self._names.get(job_id, job_id)}: {words}")
 
 
 def describe(progress: RemoteProgress) -> str:

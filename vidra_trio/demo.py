@@ -178,6 +178,7 @@ class Stage:
         tally = Tally()
         with open_board(self.console) as board:
             job = await self.client.create(self.origin.url("fast"), options=AS_IT_IS)
+            board.begin(job.job_id, self.origin.url("fast"))
             async with (
                 Client(self.server.url, self.server.token) as second,
                 trio.open_nursery() as nursery,
@@ -192,6 +193,7 @@ class Stage:
         before = await _tree(self.downloads)
         with open_board(self.console) as board:
             job = await self.client.create(self.origin.url("slow"), options=AS_IT_IS)
+            board.begin(job.job_id, self.origin.url("slow"))
             async with self.client.watch_job(job.job_id) as watch:
                 async for message in watch:
                     board.take(message)

@@ -135,6 +135,7 @@ async def _fetch(
 ) -> None:
     try:
         job = await client.create(url, options=options)
+        board.begin(job.job_id, url)
         ended = await client.follow(job.job_id, board.take)
         gathering.outcomes[number] = _outcome(url, ended)
     except RequestRefused as refused:

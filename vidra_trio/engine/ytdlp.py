@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +37,7 @@ from vidra_trio.engine import resume
 from vidra_trio.engine.control import Interrupted
 from vidra_trio.engine.errors import ItemFailed, cause_of, plain
 from vidra_trio.engine.names import confine
+from vidra_trio.engine.params import SMALLEST_BLOCK, build, secrets_of
 from vidra_trio.engine.pipe import Ended, Produced
 from vidra_trio.engine.reporting import Reporter
 
@@ -58,18 +58,9 @@ ESSENTIAL: Final = frozenset(
 MAX_HOPS: Final = 10
 MAX_EXTRACTIONS: Final = 3
 BLOCKS_PER_SECOND: Final = 20
-SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 10, 1 << 17
+LARGEST_BLOCK: Final = 1 << 17
 
-_DEFAULTS: Final[Info] = {  # the command line's; the library's own are 0
-    "retries": 10,
-    "fragment_retries": 10,
-    "file_access_retries": 3,
-    "extractor_retries": 3,
-    "socket_timeout": 15,
-}
-_ENDLESS: Final = ("retries", "fragment_retries", "file_access_retries", "extractor_retries")
 _SHAKEN: Final = (MemoryError, RecursionError)  # with SystemExit and its kin: replace the process
-_SECRETS: Final = ("password", "videopassword", "twofactor", "ap_password")
 
 
 class AlreadyThere(Exception):  # a good ending
@@ -122,7 +113,7 @@ def run_item(order: Start, emit: Emit, control: Control) -> Ended:
     Reports go to `emit` from this and other threads until this returns, none
     after. A stop asked through `control` ends as `Stopped`, whatever it provoked.
     """
-    reporter = Reporter(emit, Path(order.work), _secrets(order.params))
+    reporter = Reporter(emit, Path(order.work), secrets_of(order.params))
     try:
         return Ended(_Item(order, reporter, control).run())
     except Interrupted:
@@ -162,7 +153,9 @@ class _Item:
         resume.heal(Path(self.order.work))
         for folder in (self.out, self.tmp):
             folder.mkdir(parents=True, exist_ok=True)
-        params = build_params(self.order, self)
+        params = build(self.order, self, self.out, self.tmp)
+        if isinstance(target := params.get("impersonate"), str):
+            params["impersonate"] = ImpersonateTarget.from_str(target)
         location = FFmpegPostProcessor._ffmpeg_location.set(params["ffmpeg_location"])
         try:
             with ItemYDL(params, self) as ydl:
@@ -421,47 +414,3 @@ def _only_entry(ydl: ItemYDL, playlist: Info) -> Info:
         raise ItemFailed("nothing_downloaded", "the playlist is empty")
     header = {key: playlist[key] for key in _OF_THE_HEADER if playlist.get(key)}
     return found[0] if "url" in str(found[0].get("_type")) else {**header, **found[0]}
-
-
-def build_params(order: Start, item: _Item) -> Info:
-    """Return what YoutubeDL is made with: the client's wishes, then what is ours to say."""
-    params = {**_DEFAULTS, **order.params}
-    for key in _ENDLESS:
-        if isinstance(params.get(key), str):
-            params[key] = float("inf")
-    if isinstance(target := params.get("impersonate"), str):
-        params["impersonate"] = ImpersonateTarget.from_str(target)
-    if params.get("fixup") in (None, "detect_or_warn"):
-        # "detect" spares files that were there before; here they are an earlier run's.
-        params["fixup"] = "force"
-    return {
-        **params,
-        "quiet": True,
-        "verbose": False,
-        "noprogress": True,
-        "color": "no_color",
-        "consoletitle": False,
-        "logger": item,
-        "progress_hooks": [item.on_progress],
-        "postprocessor_hooks": [item.on_postprocessing],
-        "paths": {"home": str(item.out), "temp": str(item.tmp)},
-        "outtmpl": {"default": order.template},
-        "cachedir": os.path.join(order.cache, "yt-dlp"),  # noqa: PTH118  # a string for yt-dlp
-        "ffmpeg_location": params.get("ffmpeg_location") or order.ffmpeg,
-        "enable_file_urls": False,
-        "ignoreerrors": False,
-        "overwrites": None,  # the directory is the run's own: what is there is its own work
-        "continuedl": True,
-        "nopart": False,
-        "noresizebuffer": False,  # sizes are ours, see best_block_size
-        "buffersize": SMALLEST_BLOCK,
-        "retry_sleep_functions": dict.fromkeys(("http", "fragment", "file_access"), _pause),
-    }
-
-
-def _pause(n: int) -> float:
-    return min(2.0**n, 30.0)
-
-
-def _secrets(params: Info) -> list[str]:
-    return [value for key in _SECRETS if isinstance(value := params.get(key), str) and value]

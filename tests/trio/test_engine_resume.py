@@ -1,0 +1,174 @@
+"""Healing of partial files, without yt-dlp."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vidra_trio.engine import resume
+from vidra_trio.engine.resume import LEDGER, REWIND, Ledger, heal
+from vidra_trio.engine.workdir import parts_of
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Return a work directory as a run makes it."""
+    for folder in ("out", "tmp"):
+        (tmp_path / folder).mkdir()
+    return tmp_path
+
+
+def left(work: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_size for p in (work / "tmp").iterdir()}
+
+
+def put(work: Path, name: str, size: int) -> Path:
+    path = work / "tmp" / name
+    path.write_bytes(b"x" * size)
+    return path
+
+
+def put_state(work: Path, name: str, size: object) -> None:
+    state = json.dumps({"downloader": {"vidra_part_size": size}})
+    (work / "tmp" / name).write_text(state)
+
+
+def test_the_first_time_there_is_nothing_to_do(tmp_path: Path) -> None:
+    """A run's directory need not exist."""
+    heal(tmp_path / "none")
+
+
+def test_a_direct_part_is_rewound(work: Path) -> None:
+    """A complete part would be answered 416; a short one starts over."""
+    put(work, "a.mp4.part", REWIND + 10)
+    put(work, "b.mp4.part", 5)
+    heal(work)
+    assert left(work) == {"a.mp4.part": 10, "b.mp4.part": 0}
+
+
+def test_a_fragmented_part_is_cut_to_what_its_state_vouches_for(work: Path) -> None:
+    """A fragment that was appended but not written down is fetched again, not twice kept."""
+    put(work, "a.mp4.part", 100)
+    put_state(work, "a.mp4.ytdl", 60)
+    heal(work)
+    assert left(work)["a.mp4.part"] == 60
+
+
+@pytest.mark.parametrize("size", [101, None, "x"])
+def test_a_part_that_nothing_vouches_for_is_dropped(work: Path, size: object) -> None:
+    """A torn or foreign state means starting over, with an empty file."""
+    put(work, "a.mp4.part", 100)
+    put_state(work, "a.mp4.ytdl", size)
+    put(work, "b.mp4.part", 100)
+    (work / "tmp" / "b.mp4.ytdl").write_text('{"downl')
+    heal(work)
+    assert left(work) == {}
+
+
+def test_only_streams_known_to_be_whole_survive(work: Path) -> None:
+    """Whatever else has a final name may be half of a file."""
+    whole, changed = put(work, "a.f1.mp4", 10), put(work, "a.f2.m4a", 10)
+    ledger = Ledger(work)
+    for file in (whole, changed, work / "tmp" / "never there"):
+        ledger.record(file)
+    os.utime(changed, ns=(1, 1))
+    for name in ("a.temp.mp4", "a.mp4.part-Frag3", "a.mp4.part-Frag3.part", "a.webp", "x.ytdl.new"):
+        put(work, name, 3)
+    (work / "out" / "a.info.json").write_text("{}")
+    heal(work)
+    assert left(work) == {"a.f1.mp4": 10}
+    assert not (work / "out").exists()
+
+
+def test_a_torn_ledger_vouches_for_its_whole_lines(work: Path) -> None:
+    """A kill in the middle of a line costs that line."""
+    whole = put(work, "a.mp4", 10)
+    Ledger(work).record(whole)
+    with (work / LEDGER).open("a") as file:
+        file.write('["/half')
+    heal(work)
+    assert left(work) == {"a.mp4": 10}
+
+
+def test_parts_are_what_a_run_would_continue_from(work: Path) -> None:
+    """Shown to clients: parts and whole streams, not fragments or half-made files."""
+    Ledger(work).record(put(work, "a.f1.mp4", 10))
+    for name in ("a.f2.m4a.part", "a.f2.m4a.part-Frag1.part", "a.temp.mp4", "a.f2.m4a.ytdl"):
+        put(work, name, 1)
+    assert [Path(p).name for p in parts_of(work)] == ["a.f1.mp4", "a.f2.m4a.part"]
+
+
+class Downloader:
+    """As much of a FragmentFD as the stand-ins use."""
+
+    def __init__(self, **params: object) -> None:
+        self.params = params
+
+    def ytdl_filename(self, filename: str) -> str:
+        return f"{filename}.ytdl"
+
+    def try_remove(self, path: str) -> None:
+        Path(path).unlink()
+
+
+def context(work: Path, index: int) -> dict[str, Any]:
+    final = str(work / "tmp" / "a.mp4")
+    fragment = put(work, "a.mp4.part-Frag4", 3)
+    return {
+        "filename": final,
+        "tmpfilename": f"{final}.part",
+        "fragment_filename_sanitized": str(fragment),
+        "fragment_index": index,
+        "fragment_count": 9,
+        "extra_state": {"k": 1},
+        "live": False,
+    }
+
+
+def test_a_fragment_is_vouched_for_by_its_own_number(work: Path) -> None:
+    """Other threads may have moved the index far ahead."""
+    ctx = context(work, index=8)
+    with Path(ctx["tmpfilename"]).open("ab") as stream:
+        resume.append_fragment(Downloader(), {**ctx, "dest_stream": stream}, b"12345")
+    state = json.loads((work / "tmp" / "a.mp4.ytdl").read_text())["downloader"]
+    assert state == {
+        "current_fragment": {"index": 4},
+        "vidra_part_size": 5,
+        "extra_state": {"k": 1},
+        "fragment_count": 9,
+    }
+    assert left(work).keys() == {"a.mp4.part", "a.mp4.ytdl"}
+
+
+def test_a_failed_append_moves_nothing(work: Path) -> None:
+    """A full disk leaves the state at the fragment before."""
+
+    def fail(_: bytes) -> None:
+        raise OSError(28, "full")
+
+    stream = SimpleNamespace(write=fail)
+    with pytest.raises(OSError, match="full"):
+        resume.append_fragment(Downloader(), {**context(work, 4), "dest_stream": stream}, b"x")
+    assert "a.mp4.ytdl" not in left(work)
+
+
+def test_a_live_stream_keeps_no_state_and_fragments_only_if_asked(work: Path) -> None:
+    """There is no going back in a live stream."""
+    ctx = {**context(work, 1), "live": True}
+    with Path(ctx["tmpfilename"]).open("ab") as stream:
+        resume.append_fragment(
+            Downloader(keep_fragments=True), {**ctx, "dest_stream": stream}, b"x"
+        )
+    assert left(work).keys() == {"a.mp4.part", "a.mp4.part-Frag4"}
+
+
+def test_starting_over_removes_what_would_be_appended_to(work: Path) -> None:
+    """A state at 0 beside an old part is how stock yt-dlp makes old bytes plus the whole file."""
+    put(work, "a.mp4.part", 50)
+    resume.write_state(Downloader(), context(work, 0))
+    assert "a.mp4.part" not in left(work)
