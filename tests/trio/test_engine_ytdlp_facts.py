@@ -1,0 +1,180 @@
+"""What we rely on in yt-dlp beyond its documented interface, fact by fact.
+
+A release that changes one of these breaks here, with the fact's name, and not in
+a download.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yt_dlp
+from yt_dlp.downloader.common import FileDownloader
+from yt_dlp.downloader.fragment import FragmentFD
+from yt_dlp.downloader.http import HttpFD
+from yt_dlp.extractor import gen_extractor_classes
+from yt_dlp.postprocessor import get_postprocessor
+from yt_dlp.postprocessor.embedthumbnail import EmbedThumbnailPP
+from yt_dlp.postprocessor.ffmpeg import FFmpegMetadataPP, FFmpegPostProcessor
+from yt_dlp.utils import DownloadCancelled, PlaylistEntries, ReExtractInfo
+
+from vidra_trio.engine import ytdlp
+from vidra_trio.engine.errors import ItemFailed
+from vidra_trio.engine.ytdlp import ESSENTIAL, ItemYDL, best_block_size
+
+YDL = yt_dlp.YoutubeDL
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        (YDL._match_entry, ["self", "info_dict", "incomplete", "silent"]),
+        (YDL._write_subtitles, ["self", "info_dict", "filename"]),
+        (YDL._delete_downloaded_files, ["self", "files_to_delete", "info", "msg"]),
+        (YDL.existing_file, ["self", "filepaths", "default_overwrite"]),
+        (YDL.get_output_path, ["self", "dir_type", "filename"]),
+        (YDL.prepare_filename, ["self", "info_dict", "dir_type", "outtmpl", "warn"]),
+        (YDL.process_info, ["self", "info_dict"]),
+        (YDL.in_download_archive, ["self", "info_dict"]),
+        (YDL.dl, ["self", "name", "info", "subtitle", "test"]),
+        (YDL.run_pp, ["self", "pp", "infodict"]),
+        (YDL.urlopen, ["self", "req"]),
+        (YDL.process_ie_result, ["self", "ie_result", "download", "extra_info"]),
+        (YDL.add_default_info_extractors, ["self"]),
+        (FragmentFD._write_ytdl_file, ["fd", "ctx", "index"]),
+        (FragmentFD._append_fragment, ["fd", "ctx", "content"]),
+        (PlaylistEntries.__init__, ["self", "ydl", "info_dict"]),
+    ],
+)
+def test_what_we_override_or_call_has_these_parameters(
+    method: object, parameters: list[str]
+) -> None:
+    """An overridden method that gains a parameter would be called with it."""
+    ytdlp.install()
+    assert callable(method)
+    if parameters[0] == "self":
+        assert list(inspect.signature(method).parameters) == parameters
+
+
+def test_the_repairs_are_in_the_places_that_are_called() -> None:
+    """A renamed method upstream would leave ours unused, and resumed files broken."""
+    source = inspect.getsource(inspect.getmodule(FragmentFD) or FragmentFD)
+    assert source.count("self._write_ytdl_file(ctx)") >= 3
+    assert "self._append_fragment(ctx, " in source
+    assert "ctx['fragment_filename_sanitized']" in source
+    assert "'%s-Frag%d' % (ctx['tmpfilename'], ctx['fragment_index'])" in source
+    assert "self.best_block_size(" in inspect.getsource(HttpFD)
+    ytdlp.install()
+    ytdlp.install()
+    assert FileDownloader.best_block_size is best_block_size
+
+
+def test_the_attributes_that_we_touch_exist() -> None:
+    """On objects made the way we make them."""
+    with YDL({"quiet": True, "cachedir": False}) as ydl:
+        assert ydl._request_director is not None
+        assert FFmpegMetadataPP(ydl)._add_infojson == "if_exists"
+        assert EmbedThumbnailPP(ydl)._already_have_thumbnail is False
+        assert isinstance(FFmpegPostProcessor(ydl).probe_available, bool)
+    assert FFmpegPostProcessor._ffmpeg_location.get() is None
+    assert all(isinstance(one._ENABLED, (bool, type(None))) for one in gen_extractor_classes())
+    assert issubclass(ReExtractInfo, Exception)
+    assert issubclass(DownloadCancelled, Exception)
+
+
+def test_essential_post_processors_are_named_so() -> None:
+    """A renamed one would become decoration, and its failure a warning."""
+    keys = (
+        "FFmpegMerger",
+        "FFmpegExtractAudio",
+        "FFmpegVideoRemuxer",
+        "FFmpegVideoConvertor",
+        "FFmpegCopyStream",
+        "MoveFilesAfterDownload",
+    )
+    assert {get_postprocessor(key).pp_key() for key in keys} == ESSENTIAL
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "size", "expected"),
+    [
+        (0.0, 1024, 2048),  # what had piled up says nothing about the line
+        (0.05, 4096, 4096),
+        (1.0, 4096, 1024),
+        (0.001, 1 << 17, 1 << 17),
+        (10.0, 1, 1024),
+    ],
+)
+def test_blocks_follow_the_line(elapsed: float, size: int, expected: int) -> None:
+    """A twentieth of a second each, at most twice the one before, within bounds."""
+    assert best_block_size(elapsed, size) == expected
+
+
+def item_ydl(tmp_path: Path, template: str, **params: object) -> ItemYDL:
+    """Return a driver whose item is only as much as naming needs."""
+    item = SimpleNamespace(out=tmp_path / "out", tmp=tmp_path / "tmp", order=None)
+    silent = SimpleNamespace(debug=print, info=print, warning=print, error=print)
+    names = {"outtmpl": {"default": template}, "paths": {"home": "/x"}, "logger": silent}
+    return ItemYDL({**names, "cachedir": False, **params}, item)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("template", "title", "expected"),
+    [
+        ("%(title)s.%(ext)s", "plain", "plain.mp4"),
+        ("%(title)s.%(ext)s", "../../etc/passwd", None),
+        ("%(title)s.%(ext)s", "/etc/passwd", None),
+        ("%(title)s.%(ext)s", "-rf\u202e", "rf.mp4"),
+        ("%(title)s/%(id)s.%(ext)s", "..", None),
+        ("%(title)s/%(id)s.%(ext)s", "a/b", None),
+        ("%(title)s.%(ext)s", "日本" * 300, None),
+        ("%(title)s-%(artist)s[%(id)s].%(ext)s", "x" * 400, None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["", "temp", "infojson", "thumbnail"])
+def test_no_title_leads_out_of_the_directory(
+    tmp_path: Path, template: str, title: str, expected: str | None, kind: str
+) -> None:
+    """Whatever the metadata says, every kind of file is named inside, within 255 bytes."""
+    info = {"id": "id1", "title": title, "ext": "mp4"}
+    with item_ydl(tmp_path, template) as ydl:
+        name = Path(ydl.prepare_filename(info, kind))
+    root = tmp_path / ("tmp" if kind == "temp" else "out")
+    inside = name.relative_to(root)
+    assert ".." not in inside.parts
+    assert all(len(part.encode()) <= 255 and part[0] not in "-." for part in inside.parts)
+    if expected and kind in ("", "temp"):
+        assert str(inside) == expected
+
+
+@pytest.mark.parametrize(
+    "template", ["../%(id)s.%(ext)s", "/tmp/%(id)s.%(ext)s", "a/../../%(id)s", "~/%(id)s", "-"]
+)
+def test_a_template_that_leads_out_is_refused(tmp_path: Path, template: str) -> None:
+    """Nor standard output: the run has no file then."""
+    with item_ydl(tmp_path, template) as ydl, pytest.raises(ItemFailed) as caught:
+        ydl.prepare_filename({"id": "x", "title": "t", "ext": "mp4"})
+    assert caught.value.fault == "path_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "least"), [(None, 1000), (["all"], 1000), (["generic", "end"], 1)]
+)
+def test_extractors_are_chosen_as_upstream_does(
+    tmp_path: Path, chosen: list[str] | None, least: int
+) -> None:
+    """The fast way gives the same list in the same order."""
+    more = {} if chosen is None else {"allowed_extractors": chosen}
+    with item_ydl(tmp_path, "%(id)s", **more) as ours, YDL({"quiet": True, **more}) as theirs:
+        assert list(ours._ies) == list(theirs._ies)
+        assert len(ours._ies) >= least
+
+
+def test_prewarming_can_be_cut_short() -> None:
+    """An order that came meanwhile does not wait for the rest."""
+    asked = []
+    ytdlp.prewarm(wanted=lambda: not asked.append(1))
+    assert asked == [1]
