@@ -26,6 +26,8 @@ from vidra_trio.core.redact import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rich.console import RenderableType
+
     from vidra_trio.client import Message, RemoteJob, RemoteProgress
 
 LINE_STEP: Final = 25
@@ -99,7 +101,7 @@ def open_board(console: Console) -> Iterator[Board]:
     if not console.is_terminal:
         yield PlainBoard(console)
         return
-    with Progress(
+    with _Bars(
         TextColumn(
             "{task.description}",
             markup=False,
@@ -117,6 +119,14 @@ def open_board(console: Console) -> Iterator[Board]:
         yield LiveBoard(bars)
 
 
+class _Bars(Progress):
+    """A table of bars in which each job has its files right below it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return the table in the order of the tasks' places."""
+        yield self.make_tasks_table(sorted(self.tasks, key=lambda task: task.fields["place"]))
+
+
 class LiveBoard:
     """Bars that move."""
 
@@ -126,7 +136,7 @@ class LiveBoard:
 
     def begin(self, job_id: str, name: str) -> None:
         """Add a bar that waits."""
-        self._jobs[job_id] = _JobBars(self._bars, name)
+        self._jobs[job_id] = _JobBars(self._bars, name, len(self._jobs))
 
     def take(self, message: Message) -> None:
         """Redraw the job that the message is about."""
@@ -143,9 +153,10 @@ class LiveBoard:
 class _JobBars:
     """The bars of one job."""
 
-    def __init__(self, bars: Progress, name: str) -> None:
+    def __init__(self, bars: Progress, name: str, place: int) -> None:
         self._bars = bars
-        self._whole = bars.add_task(one_line(name), total=None, note="")
+        self._place = place
+        self._whole = bars.add_task(one_line(name), total=None, note="", place=(place, 0))
         self._rows: dict[str, TaskID] = {}
         self._files = Files()
 
@@ -156,6 +167,8 @@ class _JobBars:
             self._bars.update(self._whole, note=job.status)
         if job.ended:
             self._bars.stop_task(self._whole)
+            for row in self._rows.values():
+                self._bars.update(row, visible=False)
 
     def show_progress(self, progress: RemoteProgress) -> None:
         self._bars.update(
@@ -167,7 +180,9 @@ class _JobBars:
         self._files.apply(progress)
         for name, row in self._files.rows.items():
             if name not in self._rows:
-                self._rows[name] = self._bars.add_task(f"  {one_line(row.name)}", note="")
+                place = (self._place, 1 + len(self._rows))
+                words = f"  {one_line(row.name)}"
+                self._rows[name] = self._bars.add_task(words, note="", place=place)
             self._bars.update(
                 self._rows[name],
                 total=row.done if row.finished else row.total,

@@ -271,7 +271,7 @@ def _plan(job: Job, index: int, url: str) -> RunSpec:
         destination=destination,
         work=destination / f".vidra-{job.snapshot.job_id}" / str(index),
         template=placement.template,
-        params=ytdlp_params(options),
+        params=ytdlp_params(options, rules),
         overwrite=overwrites(options),
         roots=tuple(map(Path, rules.roots)),
     )

@@ -268,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
         items = "".join(
             f"<item><title>Entry {n}</title><guid>entry-{n}</guid>"
             f'<enclosure url="{html.escape(x)}" type="video/mp4" length="1"/></item>'
-            for n, x in enumerate(self.query["src"], 1)
+            for n, x in enumerate(self.query.get("src", []), 1)
         )
         channel = f"<channel><title>A feed</title>{items}</channel>"
         self._text(f'<rss version="2.0">{channel}</rss>', kind="application/rss+xml")
@@ -293,6 +293,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, data: bytes, suffix: str) -> None:
         request = self._note()
+        try:
+            self._answer_body(data, suffix, request)
+        finally:
+            request.done = True
+
+    def _answer_body(self, data: bytes, suffix: str, request: Request) -> None:
         if self._number("ttfb"):
             self.origin.closing.wait(self._number("ttfb"))
         if "status" in self.query and self._first("fail_times"):
@@ -305,7 +311,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(start, end, len(data), suffix)
         if self.command == "GET":
             self._send(data[start:end], request)
-        request.done = True
 
     def _range(self, size: int) -> tuple[int, int]:
         asked = (self.headers.get("Range") or "").removeprefix("bytes=")

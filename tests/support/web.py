@@ -165,9 +165,7 @@ async def ask(
     return _reply(sent, "http.response")
 
 
-def _scope(
-    kind: str, path: str, headers: Iterable[tuple[str, str]], more: dict[str, Any]
-) -> Scope:
+def _scope(kind: str, path: str, headers: Iterable[tuple[str, str]], more: dict[str, Any]) -> Scope:
     plain, _, query = path.partition("?")
     scope = {
         "type": kind,

@@ -8,14 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from vidra_trio.core.readers import (
-    NOT_MAPPING,
-    BadValue,
-    matching,
-    plain,
-    text,
-    unset,
-)
+from vidra_trio.core.readers import NOT_MAPPING, BadValue, matching, plain, text, unset
 
 HEADER_LIMIT: Final = 64
 PROXY_SCHEMES: Final = ("http", "https", "socks", "socks4", "socks4a", "socks5", "socks5h")
@@ -98,12 +91,12 @@ def rate(value: object) -> int | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = f"{value:f}" if 0 <= value < 10**15 else "out of range"
     word = text(value)
-    found = _RATE.fullmatch(word.upper()) if word is not None else None
-    if word is not None and not found:
+    if word is None:
+        return None
+    found = _RATE.fullmatch(word.upper())
+    if not found:
         raise BadValue("Must be bytes per second, such as 500K or 4.2M.")
-    return (
-        round(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) or None if found else None
-    )
+    return round(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) or None
 
 
 def browser_cookies(value: object) -> list[str | None] | None:
@@ -161,7 +154,7 @@ def _header(name: object, content: object) -> str:
     if label.lower() in _NOT_FROM_CLIENTS or label.lower().startswith("ytdl-"):
         raise BadValue(f"{label} may not be set.")
     word = plain(content)
-    if not word.isascii() and any(ord(char) > 0xFF for char in word):
+    if any(ord(char) > 0xFF for char in word):
         raise BadValue("A header's value must be Latin-1.")
     return word
 

@@ -185,7 +185,7 @@ def _checked_parts(key: str, path: str, rules: PathRules) -> zones.Parts:
     """
     parts = zones.split(path, rules)
     # Fields of a template may hold colons and such: yt-dlp cleans what they become.
-    bare = _FIELD.sub("", path)
+    bare = _FIELD.sub("(", path)
     odd = _odd_on_windows(bare) if rules.windows else _odd_elsewhere(bare)
     why = _ambiguous(path) or odd or next((w for part in parts if (w := _odd_part(part))), None)
     if why:

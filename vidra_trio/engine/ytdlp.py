@@ -281,7 +281,8 @@ class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         for extractor in gen_extractor_classes():
             if chosen == ["all"] or extractor._ENABLED:
                 self.add_info_extractor(extractor)
-        self.add_info_extractor(UnsupportedURLIE())
+        if chosen == ["all"]:
+            self.add_info_extractor(UnsupportedURLIE())
 
     def urlopen(self, req: object) -> Any:  # noqa: ANN401
         """Open a URL, unless the run is to end; also called from fragment threads."""

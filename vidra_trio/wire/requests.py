@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from vidra_trio.core import options as job_options
 from vidra_trio.core.errors import InvalidQuery, InvalidRequest, UrlNotAllowed, UrlsRequired
@@ -308,7 +308,8 @@ def _download_errors(body: Mapping[str, Any]) -> dict[str, list[str]]:
         if not _urls(body):
             errors["urls"] = ["At least one URL is required"]
     except InvalidRequest as error:
-        errors["urls"] = [str(error)]
+        # What `_urls` raises is always a field and its messages.
+        errors |= cast("dict[str, list[str]]", error.detail)
     if not isinstance(body.get("options", {}), dict | None):
         errors["options"] = ["Not a valid mapping type."]
     if not isinstance(body.get("download", False), bool):

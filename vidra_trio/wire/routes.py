@@ -96,6 +96,8 @@ class Table:
 
     def find(self, path: str, *, socket: bool = False) -> Found | None:
         """Look a decoded path up; None when nothing is there."""
+        if not path.startswith("/"):
+            return None
         asked = _segments(path)
         for segments in (asked, *self._renamed(asked)):
             rows = tuple(
