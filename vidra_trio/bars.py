@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LINE_STEP: Final = 25
 """Percent between two plain lines: enough to see life in a log, few enough to read."""
 
-NOTE_WIDTH: Final = 46
+NOTE_WIDTH: Final = 44
 """Columns for the words beside a bar: a fixed number, or the bars jump with every digit."""
 
 _ONE_OF_SEVERAL: Final = re.compile(r"\.f[^.]+\.[^.]+$")
@@ -105,9 +105,9 @@ def open_board(console: Console) -> Iterator[Board]:
         TextColumn(
             "{task.description}",
             markup=False,
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            table_column=Column(ratio=2, no_wrap=True, overflow="ellipsis"),
         ),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
         TextColumn(
             "{task.fields[note]}", markup=False, table_column=Column(width=NOTE_WIDTH, no_wrap=True)
         ),

@@ -59,11 +59,14 @@ async def serve(settings: Settings, *, engine: Engine | None = None) -> AsyncIte
         PortBusy: the address is taken.
     """
     trouble: Exception | None = None
-    async with _open(settings, engine) as server:
-        try:
-            yield server
-        except Exception as error:  # noqa: BLE001 - kept out of our nurseries, raised below
-            trouble = error
+    try:
+        async with _open(settings, engine) as server:
+            try:
+                yield server
+            except Exception as error:  # noqa: BLE001 - kept out of our nurseries, raised below
+                trouble = error
+    except BaseExceptionGroup as group:
+        raise _alone(group) from None
     if trouble is not None:
         raise trouble
 
@@ -115,6 +118,13 @@ async def _open(settings: Settings, engine: Engine | None) -> AsyncIterator[Serv
             open_server(build_app(context), sockets, drain=partial(drain, context))
         )
         yield Server(_url(addresses[0]), settings, supervisor)
+
+
+def _alone(error: BaseException) -> BaseException:
+    """Return the one error that nurseries wrapped; a group of several stays a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _now() -> datetime.datetime:

@@ -50,6 +50,7 @@ SIGNATURES: dict[Callable[..., object], str] = {
     _handle: "app, config, scope, receive, send, sync_spawn, call_soon",
     Lifespan.__init__: "self, app, config, state",
     Lifespan.handle_lifespan: "self, task_status",
+    Lifespan.asgi_send: "self, message",
     Lifespan.wait_for_startup: "self",
     Lifespan.wait_for_shutdown: "self",
     WorkerContext.__init__: "self, max_requests",
@@ -169,9 +170,7 @@ def test_a_close_frame_changes_the_state_before_it_is_written() -> None:
 def test_h11_names_its_states_as_we_read_them() -> None:
     """The states from which a connection's phase is computed."""
     connection = h11.Connection(h11.SERVER)
-    assert connection.their_state is h11.IDLE
-    assert connection.our_state is h11.IDLE
+    assert (connection.their_state, connection.our_state) == (h11.IDLE, h11.IDLE)
     connection.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
     assert isinstance(connection.next_event(), h11.Request)
-    assert connection.their_state is h11.SEND_BODY
-    assert connection.our_state is h11.SEND_RESPONSE
+    assert (connection.their_state, connection.our_state) == (h11.SEND_BODY, h11.SEND_RESPONSE)

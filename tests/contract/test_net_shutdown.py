@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from vidra_trio.net.deadlines import Deadlines
 from vidra_trio.wire.frames import text_frame
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
     from tests.support.net_peers import Running
@@ -27,20 +30,20 @@ async def stay(server: Running, seen: list[int | None]) -> None:
         seen.append(await peer.farewell())
 
 
-async def stuck(server: Running) -> Listener:
-    """A subscriber that never reads; its socket outlives the server."""
-    peer = Listener(await dial(server.port, receive_buffer=4096))
-    await peer.upgrade("/feed")
-    return peer
+@contextlib.asynccontextmanager
+async def stuck(server: Running) -> AsyncIterator[Listener]:
+    """A subscriber that never reads."""
+    async with server.websocket("/feed", receive_buffer=4096) as peer:
+        yield peer
 
 
 async def test_two_stuck_peers_do_not_hold_the_shutdown() -> None:
     """With two peers that never read, a live one sees 1001 and the end comes within the grace."""
     origin = quart_origin()
     seen: list[int | None] = []
-    async with trio.open_nursery() as clients:
+    async with contextlib.AsyncExitStack() as peers, trio.open_nursery() as clients:
         async with serving(BRISK, origin=origin, drain=origin.drain) as server:
-            deaf = [await stuck(server) for _ in range(2)]
+            deaf = [await peers.enter_async_context(stuck(server)) for _ in range(2)]
             await origin.wait_feeds(2)
             for connection in origin.connections:
                 clients.start_soon(connection.send_frames, text_frame(b"x" * 8_000_000))
@@ -48,10 +51,9 @@ async def test_two_stuck_peers_do_not_hold_the_shutdown() -> None:
             await origin.wait_feeds(3)
             began = trio.current_time()
         assert trio.current_time() - began < BRISK.grace + 1
+        for peer in deaf:
+            assert await peer.was_reset()
     assert seen == [1001]
-    for peer in deaf:
-        assert await peer.was_reset()
-        await peer.stream.aclose()
 
 
 async def test_a_cancelled_server_still_says_goodbye() -> None:
@@ -96,40 +98,39 @@ async def test_what_is_under_way_may_end() -> None:
     async def let_go() -> None:
         origin.go.set()
 
-    async with trio.open_nursery() as clients:
-        async with serving(CALM, origin=origin, drain=let_go) as server:
-            clients.start_soon(ask, server)
-            await origin.joined.wait()
+    async with (
+        trio.open_nursery() as clients,
+        serving(CALM, origin=origin, drain=let_go) as server,
+    ):
+        clients.start_soon(ask, server)
+        await origin.joined.wait()
     assert answers[0].endswith(b"hello")
 
 
 async def test_idle_connections_close_at_once() -> None:
     """Keep-alive connections and silent ones do not use up the grace."""
-    async with trio.open_nursery() as clients:
+    async with contextlib.AsyncExitStack() as peers:
         async with serving(Deadlines(close=2)) as server:
-            idle, silent = await dial(server.port), await dial(server.port)
-            await idle.send_all(get())
-            assert b"hello" in await idle.receive_some(65536)
+            idle = await peers.enter_async_context(server.raw())
+            await peers.enter_async_context(server.raw())
+            await idle.ask(get())
             began = trio.current_time()
         assert trio.current_time() - began < 0.5
-        clients.start_soon(idle.aclose)
-        clients.start_soon(silent.aclose)
 
 
 async def test_a_handler_that_does_not_end_is_cut_after_the_grace() -> None:
     """Neither a handler nor a stalled body holds the shutdown longer than the grace."""
     origin = quart_origin()
-    async with trio.open_nursery() as clients:
+    async with contextlib.AsyncExitStack() as peers:
         async with serving(BRISK, origin=origin) as server:
-            waiting, stalled = await dial(server.port), await dial(server.port)
-            await waiting.send_all(get("/slow"))
-            await stalled.send_all(head("POST", "/echo", "Content-Length: 9"))
+            waiting = await peers.enter_async_context(server.raw())
+            stalled = await peers.enter_async_context(server.raw())
+            await waiting.say(get("/slow"))
+            await stalled.say(head("POST", "/echo", "Content-Length: 9"))
             await origin.joined.wait()
             began = trio.current_time()
         assert BRISK.grace * 0.9 < trio.current_time() - began < BRISK.grace + 1
         assert origin.left.is_set()
-        clients.start_soon(waiting.aclose)
-        clients.start_soon(stalled.aclose)
 
 
 async def test_a_drain_that_fails_does_not_leave_connections_behind() -> None:
@@ -139,16 +140,16 @@ async def test_a_drain_that_fails_does_not_leave_connections_behind() -> None:
     async def drain() -> None:
         raise LookupError
 
-    async def serve_and_fail() -> None:
+    async def serve_and_fail(peers: contextlib.AsyncExitStack) -> None:
         async with serving(BRISK, origin=origin, drain=drain) as server:
-            peers.append(await stuck(server))
+            left.append(await peers.enter_async_context(stuck(server)))
             await origin.wait_feeds(1)
 
-    peers: list[Listener] = []
-    with pytest.RaisesGroup(LookupError, flatten_subgroups=True):
-        await serve_and_fail()
-    assert await peers[0].was_reset()
-    await peers[0].stream.aclose()
+    left: list[Listener] = []
+    async with contextlib.AsyncExitStack() as peers:
+        with pytest.RaisesGroup(LookupError, flatten_subgroups=True):
+            await serve_and_fail(peers)
+        assert await left[0].was_reset()
 
 
 async def test_after_the_end_nobody_listens() -> None:

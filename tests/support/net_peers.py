@@ -228,7 +228,11 @@ async def dial(port: int, receive_buffer: int | None = None) -> trio.SocketStrea
     sock = trio.socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await sock.connect(("127.0.0.1", port))
+    try:
+        await sock.connect(("127.0.0.1", port))
+    except BaseException:
+        sock.close()
+        raise
     return trio.SocketStream(sock)
 
 

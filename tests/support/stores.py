@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def job(job_id: str = "j", **changes: Any) -> Snapshot:
+def job(job_id: str = "j", **changes: Any) -> Snapshot:  # noqa: ANN401 - as dataclasses.replace
     """Return a queued job with options; `changes` are fields of Snapshot, or `options`."""
     options = changes.pop("options", {"format": "best", "password": "s3cret"})
     snapshot = Snapshot(

@@ -136,9 +136,10 @@ async def ask(
     host: str | None = HOST,
     raw: bytes | None = None,
     chunked: bool = False,
+    stalls: bool = False,
     scope: dict[str, Any] | None = None,
 ) -> Reply:
-    """Send one request through ASGI. `body` goes as JSON, `raw` as it is."""
+    """Send one request through ASGI. `body` goes as JSON, `raw` as it is, or never quite."""
     text = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
     given = [("host", host)] if host is not None else []
     given += [(name.lower(), value) for name, value in headers]
@@ -155,7 +156,7 @@ async def ask(
         if not pieces:
             await trio.sleep_forever()
         piece = pieces.pop(0)
-        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces) or stalls}
 
     async def send(message: ASGISendEvent) -> None:
         await trio.lowlevel.checkpoint()

@@ -105,8 +105,8 @@ async def test_reports_wait_for_their_reader(tmp_path: Path) -> None:
     body = """
 hello(); order()
 for n in range(5000):
-    say(type="line", level="info", message="x" * 1000)
     open("written", "w").write(str(n))
+    say(type="line", level="info", message="x" * 1000)
 end(type="produced")
 order()
 """
@@ -138,7 +138,6 @@ end(type="produced", skipped="why")
 order()
 """
     async with open_fake(tmp_path, body) as (engine, spec), engine.open(spec) as one:
-        await trio.sleep(0)
         reports = [report async for report in one]
     assert reports[-1] == Finished()
     ticks = [report for report in reports if isinstance(report, Tick)]

@@ -144,6 +144,6 @@ def _own(parts: Parts, rules: PathRules, named: list[Parts]) -> str | None:
     for folder in rules.forbidden:
         zone = _loose(_key(folder, rules))
         opened = (p for p in named if len(p) > len(zone) and below(_loose(p), zone))
-        if below(_loose(parts), zone) and not any(below(parts, place) for place in opened):
+        if zone and below(_loose(parts), zone) and not any(below(parts, p) for p in opened):
             return "belongs to this server"
     return None

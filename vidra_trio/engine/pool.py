@@ -39,6 +39,10 @@ REAP_SECONDS: Final = 1.0
 """How long the end of a killed process is waited for; only a process stuck in the
 kernel (a dead network file system) takes longer, and is given up and counted."""
 
+LAST_WORDS_SECONDS: Final = 0.1
+"""How long a dead worker's stderr is read on; its end is there at once, unless a
+process that left the group holds it."""
+
 _CHUNK: Final = 1 << 16
 _LAST_WORDS: Final = 2000
 
@@ -59,6 +63,7 @@ class WorkerProcess:
         self._stderr = process.stderr
         self._buffer = bytearray()
         self._reaped = False
+        self._silent = trio.Event()  # stderr was read to its end
         self.pid = process.pid
         self.version: str | None = None  # known once it said hello
         self.served = 0
@@ -129,6 +134,8 @@ class WorkerProcess:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + REAP_SECONDS):
             await self._process.wait()
             self._reaped = True
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS_SECONDS):
+            await self._silent.wait()
         for stream in (self._orders, self._messages, self._stderr):
             await trio.aclose_forcefully(stream)
         return self._reaped
@@ -141,6 +148,8 @@ class WorkerProcess:
                 self.last_words = words[-_LAST_WORDS:]
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        finally:
+            self._silent.set()
 
     def _parse(self, lines: Sequence[bytes | bytearray]) -> list[Message]:
         try:
@@ -164,7 +173,9 @@ class Pool:
         self._cache = cache
         self._command = command
         self._idle: deque[WorkerProcess] = deque()
-        self._starting = 0
+        self._starting = False  # one, ahead of need
+        self._started = trio.Event()
+        self._closing = False
         self.workers: set[WorkerProcess] = set()
         self.abandoned = 0
 
@@ -175,8 +186,9 @@ class Pool:
 
     def warm(self) -> None:
         """Have a worker ready or on its way, if there is room; never blocks."""
-        if not self._idle and not self._starting and len(self.workers) < self._size:
-            self._starting += 1
+        busy = self._idle or self._starting or self._closing
+        if not busy and len(self.workers) < self._size:
+            self._starting, self._started = True, trio.Event()
             self._nursery.start_soon(self._warm)
 
     async def take(self) -> WorkerProcess:
@@ -185,12 +197,15 @@ class Pool:
         Raises:
             OSError: no process can be started.
         """
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.alive():
-                return worker
-            await self.end(worker)
-        return await self._start()
+        while True:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.alive():
+                    return worker
+                await self.end(worker)
+            if not self._starting or len(self.workers) + 1 < self._size:
+                return await self._start()
+            await self._started.wait()  # the one on its way is the last there is room for
 
     async def give_back(self, worker: WorkerProcess) -> None:
         """Take back a worker whose run ended cleanly; it is used again, or replaced."""
@@ -208,7 +223,10 @@ class Pool:
             self.abandoned += 1
 
     async def close(self) -> None:
-        """Kill all workers at once, then wait for them."""
+        """Kill all workers at once, then wait for them; one being started, too."""
+        self._closing = True
+        if self._starting:
+            await self._started.wait()  # milliseconds: the process exists, or it never will
         self._idle.clear()
         for worker in self.workers:
             worker.kill()
@@ -222,7 +240,8 @@ class Pool:
         except OSError:
             pass  # whoever needs a worker will meet the error and tell it
         finally:
-            self._starting -= 1
+            self._starting = False
+            self._started.set()
 
     async def _start(self) -> WorkerProcess:
         # `open_process` runs in a thread and cannot be cancelled half-way: what it

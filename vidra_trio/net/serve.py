@@ -17,7 +17,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.utils import LifespanTimeoutError, wrap_app
+from hypercorn.utils import LifespanFailureError, LifespanTimeoutError, wrap_app
 
 from vidra_trio.net.deadlines import DEFAULT_DEADLINES
 from vidra_trio.net.errorlog import NetLogger, describe, logger
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from hypercorn.typing import ASGIFramework, LifespanState
+    from hypercorn.typing import ASGIFramework, ASGISendEvent, LifespanState
 
     from vidra_trio.net.deadlines import Deadlines
     from vidra_trio.net.listen import Address
@@ -88,6 +88,28 @@ def hypercorn_config() -> Config:
     return config
 
 
+class _Lifespan(Lifespan):
+    """Hypercorn's lifespan, which reports a failed start by itself.
+
+    Hypercorn raises it inside the application, so it arrives some steps after
+    `wait_for_startup` has returned as if all were well.
+    """
+
+    failure: str | None = None
+
+    async def asgi_send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "lifespan.startup.failed":
+            self.failure = message["message"]
+            self.startup.set()
+        else:
+            await super().asgi_send(message)
+
+    async def wait_for_startup(self) -> None:
+        await super().wait_for_startup()
+        if self.failure is not None:
+            raise LifespanFailureError("startup", self.failure)
+
+
 class _Service:
     """One application's lifespan with its reception inside."""
 
@@ -95,7 +117,7 @@ class _Service:
         config = hypercorn_config()
         wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
         state: LifespanState = {}
-        self._lifespan = Lifespan(wrapped, config, state)
+        self._lifespan = _Lifespan(wrapped, config, state)
         self._reception = Reception(
             wrapped, config, WorkerContext(None), state, deadlines, max_connections
         )

@@ -47,8 +47,7 @@ class Loaded:
     """What a directory held.
 
     `again` are the jobs whose files do not say what was understood and `rewrite`
-    says that the state file does not; `complete`, that it was there and every
-    entry of it is among `jobs`.
+    says that the state file does not; `complete`, that there was one to be read.
     """
 
     jobs: tuple[StoredJob, ...]
@@ -97,7 +96,7 @@ class _Reader:
             notes=tuple(self._notes),
             again=frozenset(self._again),
             rewrite=self._lost > 0,
-            complete=entries is not None and not self._lost,
+            complete=entries is not None,
         )
 
     # -- jobs

@@ -66,7 +66,9 @@ class StateFile:
             sides = {path: key for path, key, _ in self._sides(stored)} if known else {}
             self._rows[stored.job_id] = _Row(_dump_record(stored), sides)
         self._stale = loaded.rewrite or bool(loaded.again)
-        if loaded.complete:
+        # What was kept aside may be repaired by hand, and then needs its side files.
+        aside = any(self._at.data.glob(f"{self._at.state.name}.*-*"))
+        if loaded.complete and not aside:
             self._remove_orphans()
         return loaded
 

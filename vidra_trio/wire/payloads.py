@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vidra_trio.core import options as job_options
 from vidra_trio.core.events import (
-    InfoChanged,
     JobChanged,
     JobDeleted,
     Logged,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vidra_trio.core.errors import Detail
-    from vidra_trio.core.events import Event
+    from vidra_trio.core.events import Event, InfoChanged
     from vidra_trio.core.job import LogEntry, Snapshot, Summary
     from vidra_trio.core.progress import Progress
     from vidra_trio.wire.requests import Entry, StoredQuery
@@ -163,8 +162,8 @@ def dump_event(event: Event) -> bytes:
             return _message("progress", _progress_event(job))
         case Logged(job_id, entry):
             return _message("log", {"job_id": job_id, **log_entry(entry)})
-        case InfoChanged(job, at):
-            return _message("global_info", _info_event(job, at))
+        case _:  # InfoChanged, or mypy would object here
+            return _message("global_info", _info_event(event))
 
 
 def initial_overview(now: datetime) -> bytes:
@@ -314,7 +313,8 @@ def _progress_event(job: Snapshot) -> Payload:
     return {"job_id": job.job_id, **known}
 
 
-def _info_event(job: Snapshot, at: datetime) -> Payload:
+def _info_event(event: InfoChanged) -> Payload:
+    job = event.job
     return _given(
         {
             "job_id": job.job_id,
@@ -324,7 +324,7 @@ def _info_event(job: Snapshot, at: datetime) -> Payload:
             "selection_required": _needs_selection(job),
             "preview": _preview(job),
             "playlist": _metadata(job).get("playlist"),
-            "timestamp": iso(at),
+            "timestamp": iso(event.at),
         }
     )
 
