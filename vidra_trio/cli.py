@@ -78,7 +78,7 @@ def cli() -> None:
     """Download media with yt-dlp: as a local server, or right here."""
 
 
-@cli.command()
+@cli.command(short_help="Run the server.")
 def serve() -> None:
     """Run the server, configured by VIDRA_SERVER_* in the environment or in .env."""
     import trio
@@ -144,7 +144,7 @@ def get(
     ctx.exit(gathering.exit_code)
 
 
-@cli.command()
+@cli.command(short_help="Watch the whole stack at work, without internet.")
 @click.pass_context
 def demo(ctx: click.Context) -> None:
     """Watch the whole stack at work, without internet: download, watch, cancel."""
@@ -184,8 +184,8 @@ def jobs(ctx: click.Context, url: str | None, token_file: Path | None) -> None:
     ctx.exit(trio.run(remote.show_jobs, *find_server(url, token_file), click.echo))
 
 
-@cli.command()
-@click.argument("job", required=False)
+@cli.command(short_help="Watch a job, or all.")
+@click.argument("job", required=False, metavar="[JOB]")
 @_at_server
 @click.pass_context
 def watch(ctx: click.Context, job: str | None, url: str | None, token_file: Path | None) -> None:
@@ -196,10 +196,10 @@ def watch(ctx: click.Context, job: str | None, url: str | None, token_file: Path
     from vidra_trio.bars import open_console
     from vidra_trio.surroundings import find_server
 
-    server = find_server(url, token_file)
+    server, console = find_server(url, token_file), open_console(stderr=True)
     if job is None:
-        ctx.exit(trio.run(remote.watch_all, *server, click.echo))
-    ctx.exit(trio.run(remote.watch_job, *server, job, open_console(stderr=True)))
+        ctx.exit(trio.run(remote.watch_all, *server, click.echo, console))
+    ctx.exit(trio.run(remote.watch_job, *server, job, console))
 
 
 @cli.command()

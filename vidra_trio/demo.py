@@ -100,16 +100,22 @@ async def show(console: Console) -> int:
 async def _show(folder: trio.Path, scope: trio.CancelScope, console: Console) -> list[str]:
     results: list[str] = []
     processes: frozenset[int] = frozenset()
+    failure: DemoFailed | None = None  # raised outside of the nurseries, which would wrap it
     downloads = folder / "downloads"
     async with open_private_server(Path(downloads)) as (server, client), open_origin() as origin:
         # Inside the server: its own tasks are needed to cancel what is left.
         with scope:
             say(console, f"a private server listens on {server.url}")
-            origin.clip = await _make_clip(folder / "clip.mp4", console)
-            stage = Stage(server, client, origin, downloads, console)
-            results.append(await stage.download())
-            cancelled, processes = await stage.cancel()
-            results += [cancelled, "nothing left"]
+            try:
+                origin.clip = await _make_clip(folder / "clip.mp4", console)
+                stage = Stage(server, client, origin, downloads, console)
+                results.append(await stage.download())
+                cancelled, processes = await stage.cancel()
+                results += [cancelled, "nothing left"]
+            except DemoFailed as error:
+                failure = error
+    if failure is not None:
+        raise failure
     await _expect_gone(processes)
     if processes:
         say(console, f"server stopped; none of its {len(processes)} processes is left")

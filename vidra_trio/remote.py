@@ -52,20 +52,24 @@ async def watch_job(url: str, token: str, job_id: str, console: Console) -> int:
     """Show one job until it ends; 0 when it completed."""
     with trio.CancelScope() as scope, interrupts(partial(scope.cancel, "interrupted")):
         async with Client(url, token) as client:
+            known = await client.job(job_id)
             with open_board(console) as board:
-                job = await client.follow(job_id, board.take)
+                board.begin(known.job_id, known.title or ", ".join(known.urls))
+                job = await client.follow(known.job_id, board.take)
         if job is None:
-            raise RequestRefused(404, "job_not_found", f"no job {job_id!r}")
+            say(console, "the job was removed")
+            return 1
         if job.error:
             say(console, f"error: {job.error}")
         return 0 if job.state is JobState.COMPLETED else 1
     return INTERRUPTED
 
 
-async def watch_all(url: str, token: str, echo: Echo) -> int:
-    """Print every change of every job until interrupted or the server closes the socket."""
+async def watch_all(url: str, token: str, echo: Echo, console: Console) -> int:
+    """Print every change of every job until interrupted; `console` is told when it begins."""
     with trio.CancelScope() as scope, interrupts(partial(scope.cancel, "interrupted")):
         async with Client(url, token) as client, client.watch_overview() as watch:
+            say(console, f"watching {url}")
             async for message in watch:
                 if (job := message.job) is not None:
                     echo(_row(job))

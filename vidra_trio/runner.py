@@ -302,8 +302,8 @@ class _Item:
                 return report
             case Failed():
                 return _item_failed(self._job, report)
-            case Stopped():
-                return report
+            case _:
+                return report  # Stopped
         return None
 
     def _placed(self, tick: Tick) -> Tick:

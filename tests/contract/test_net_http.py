@@ -60,6 +60,20 @@ async def test_a_stalled_body_is_answered_408_and_closed() -> None:
     assert answer.endswith(b'{"error":"request_timeout"}')
 
 
+async def test_a_refused_head_request_gets_no_body() -> None:
+    """A refusal to HEAD says how long its body would be, and sends none."""
+
+    async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        while scope["type"] == "http" and (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with serving(HURRIED, app=app) as server, server.raw() as peer:
+        await peer.say(head("HEAD", "/", "Content-Length: 9"))
+        answer = await peer.rest()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b"\r\n\r\n")
+
+
 async def test_a_dripping_body_is_answered_408_and_closed() -> None:
     """The deadline is for the whole body, not for the next byte."""
     async with serving(HURRIED) as server, server.raw() as peer, trio.open_nursery() as nursery:

@@ -263,6 +263,41 @@ async def test_try_send_to_a_peer_that_has_reset_is_refused() -> None:
         await origin.left.wait()
 
 
+async def test_try_send_never_waits_for_a_full_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the kernel takes nothing, nothing is taken and there is no tail."""
+
+    class Full:
+        def send(self, data: bytes) -> int:
+            raise BlockingIOError
+
+    origin = quart_origin()
+    async with serving(origin=origin) as server, server.websocket("/feed") as peer:
+        await origin.joined.wait()
+        (connection,) = origin.connections
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "_socket", Full())
+            assert not connection.try_send(text_frame(b"x"))
+        assert not connection.behind
+        assert connection.try_send(text_frame(b"y"))
+        assert await peer.message() == "y"
+
+
+async def test_an_end_in_the_middle_of_a_frame_is_a_reset() -> None:
+    """A peer that broke the protocol while behind does not take half a frame for the end."""
+    origin = quart_origin()
+    async with (
+        serving(origin=origin) as server,
+        server.websocket("/feed", receive_buffer=2048) as peer,
+    ):
+        await origin.joined.wait()
+        (connection,) = origin.connections
+        assert connection.try_send(text_frame(b"x" * 3_000_000))
+        assert connection.behind
+        await peer.say(b"\xff\xff\xff\xff\xff\xff\xff\xff")
+        await origin.left.wait()
+        assert await peer.was_reset()
+
+
 async def test_plain_http_takes_no_frames() -> None:
     """A connection without an open WebSocket refuses direct writes."""
     origin = quart_origin()

@@ -207,6 +207,25 @@ def test_a_port_taken_on_the_second_address_is_not_the_end(
     assert len(refused) == 3
 
 
+def test_a_port_that_is_never_free_everywhere_is_port_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Asking again has an end."""
+    asked: list[object] = []
+
+    def bind(sock: socket.socket, address: tuple[str, int], backlog: int) -> None:
+        asked.append(address)
+        if address[0] == "127.0.0.2":
+            raise OSError(errno.EADDRINUSE, "in use")
+        sock.bind(address)
+
+    monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+    monkeypatch.setattr(listening, "_bind", bind)
+    with pytest.raises(PortBusy, match="in use"):
+        listen("two.invalid", 0)
+    assert len(asked) == 2 * listening.ATTEMPTS
+
+
 def test_a_second_address_that_fails_otherwise_is_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -14,6 +15,7 @@ from vidra_trio.core.errors import InvalidRequest, OptionNotAllowed
 from vidra_trio.core.option_table import NEVER, OPTIONS
 from vidra_trio.core.options import check, clean, mask, overwrites, secret_values, ytdlp_params
 from vidra_trio.core.paths import PathRules
+from vidra_trio.core.readers import BadValue
 
 RULES = PathRules("/home/u/Downloads", home="/home/u", forbidden=("/data",))
 
@@ -238,10 +240,12 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 def test_never(key: str) -> None:
     """A dangerous key is refused when it asks for something, and harmless when it does not."""
     assert key not in OPTIONS
-    for value in ("rm -rf /", ["x"], {"a": 1}, True, "yes", 1, 5):
+    on: list[object] = ["rm -rf /", ["x"], {"a": 1}, True, "yes", 1, 5]
+    off: list[object] = [False, None, "", " ", [], {}, 0, "false", "no"]
+    for value in on:
         with pytest.raises(OptionNotAllowed, match=rf"options\.{key}"):
             check(clean({key: value}), RULES)
-    for value in (False, None, "", " ", [], {}, 0, "false", "no"):
+    for value in off:
         check(clean({key: value}), RULES)
 
 
@@ -392,7 +396,7 @@ def test_password_without_a_name_is_not_sent() -> None:
         ({"force_overwrites": [1]}, True),
     ],
 )
-def test_overwrites(options: dict[str, Any], expected: bool) -> None:  # noqa: FBT001
+def test_overwrites(options: dict[str, Any], expected: bool) -> None:
     """A file that is there already is replaced, unless the client says no."""
     assert overwrites(options) is expected
 
@@ -467,7 +471,7 @@ def test_any_json(options: dict[str, Any]) -> None:
         stored = clean(options)
         check(stored, RULES)
     except (InvalidRequest, OptionNotAllowed) as refusal:
-        assert json.dumps(refusal.detail)
+        json.dumps(refusal.detail)
         return
     assert clean(stored) == stored
     params = ytdlp_params(stored, RULES)
@@ -480,8 +484,6 @@ def test_any_json(options: dict[str, Any]) -> None:
 
 @given(st.sampled_from(sorted(OPTIONS)), JSON)
 def test_readers_are_total(key: str, value: object) -> None:
-    """A reader parses or refuses any value, and gives what it stored for what it stored."""
-    try:
+    """A reader parses or refuses any value; nothing else ever comes out of it."""
+    with contextlib.suppress(BadValue):
         OPTIONS[key].read(value)
-    except ValueError as bad:
-        assert type(bad).__name__ == "BadValue"

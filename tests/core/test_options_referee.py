@@ -19,8 +19,10 @@ from yt_dlp.postprocessor import (
 from yt_dlp.postprocessor.modify_chapters import DEFAULT_SPONSORBLOCK_CHAPTER_TITLE
 from yt_dlp.postprocessor.sponsorblock import SponsorBlockPP
 from yt_dlp.utils import OUTTMPL_TYPES
+from yt_dlp.utils._utils import _UnsafeExtensionError
 
 from vidra_trio.core import network, paths, postprocessors, readers
+from vidra_trio.core.errors import OptionNotAllowed
 from vidra_trio.core.options import clean, ytdlp_params
 
 # What a client sends to have nothing but yt-dlp's own defaults.
@@ -125,7 +127,10 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({"extract_audio": True, "audio_quality": 0}, ["--extract-audio", "--audio-quality=0"]),
     ({"extract_audio": True, "audio_format": "mp3"}, ["--extract-audio", "--audio-format=mp3"]),
     ({"extract_audio": True, "audio_quality": "128K"}, ["-x", "--audio-quality=128K"]),
-    ({"extract_audio": True, "audio_format": "opus>mp3/best"}, ["-x", "--audio-format=opus>mp3/best"]),
+    (
+        {"extract_audio": True, "audio_format": "opus>mp3/best"},
+        ["-x", "--audio-format=opus>mp3/best"],
+    ),
     ({"remux_video": "mp4"}, ["--remux-video=mp4"]),
     ({"remux_video": "webm>mkv/mp4"}, ["--remux-video=webm>mkv/mp4"]),
     ({"remux_video": "mka", "extract_audio": True, "audio_format": "opus"},
@@ -135,7 +140,10 @@ CASES: list[tuple[dict[str, Any], list[str]]] = [
     ({"embed_subs": True, "write_auto_subs": True}, ["--embed-subs", "--write-auto-subs"]),
     ({"write_auto_subs": True}, ["--write-auto-subs"]),
     ({"embed_thumbnail": True}, ["--embed-thumbnail"]),
-    ({"embed_thumbnail": True, "write_thumbnail": True}, ["--embed-thumbnail", "--write-thumbnail"]),
+    (
+        {"embed_thumbnail": True, "write_thumbnail": True},
+        ["--embed-thumbnail", "--write-thumbnail"],
+    ),
     ({"write_thumbnail": True}, ["--write-thumbnail"]),
     ({"embed_metadata": True}, ["--embed-metadata"]),
     ({"embed_chapters": True}, ["--embed-chapters"]),
@@ -234,6 +242,15 @@ def test_our_names_are_those_of_ytdlp() -> None:
     assert set(postprocessors.UNCUTTABLE) == set(SponsorBlockPP.NON_SKIPPABLE_CATEGORIES)
     assert postprocessors.SPONSOR_TITLE == DEFAULT_SPONSORBLOCK_CHAPTER_TITLE
     assert set(paths.SUBFOLDER_KEYS) == set(OUTTMPL_TYPES)
+
+
+@pytest.mark.parametrize("extension", sorted(_UnsafeExtensionError.ALLOWED_EXTENSIONS))
+def test_no_download_is_ever_a_program(extension: str) -> None:
+    """No name that yt-dlp gives to a file can be handed back to us as an ffmpeg to run."""
+    for windows, path in ((False, "/mnt/b/ffmpeg"), (True, "D:\\b\\ffmpeg")):
+        rules = paths.PathRules("C:/d" if windows else "/d", windows=windows)
+        with pytest.raises(OptionNotAllowed):
+            paths.locate_program("ffmpeg_location", f"{path}.{extension}", "/mnt/a", rules)
 
 
 def video(height: int, **more: object) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import pytest
@@ -33,7 +35,7 @@ MANY = [f"X-{n}: 1" for n in range(65)]
         ("video_resolution", "720", ("720",)),
         ("video_resolution", 720, ("720",)),
         ("video_resolution", "1080p60", ("1080",)),
-        ("video_resolution", "4K", ("4320",) if False else ("2160",)),
+        ("video_resolution", "4K", ("2160",)),
         ("video_resolution", [1080, "720"], ("1080", "720")),
         ("video_resolution", "none", ()),
         ("video_resolution", "All", ("best",)),
@@ -115,10 +117,10 @@ def test_meant(key: str, value: object, parsed: object) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("retries", value) for value in ([1], {}.keys, "1e3", "٣", 10**30, "-1")),
+        *(("retries", value) for value in ([1], (1,), "1e3", "٣", 10**30, "-1")),
         *(("audio_quality", value) for value in ("best", -1, 1025, 1.5)),
         *(("wait_for_video", value) for value in ("60-15", "-5", "a-b", "1-", 86_401, [1], "0-5")),
-        *(("video_resolution", value) for value in ("high", -720, 10**9, 10**5000, {"a": 1}, 7.5)),
+        *(("video_resolution", value) for value in ("high", -720, 10**9, 10**400, {"a": 1}, 7.5)),
         *(("video_resolution", value) for value in (["720"] * 33, [True], "720[x]")),
         *(("audio_language", value) for value in ("e", "es]", 5, {"a": 1}, ["es", 1.5])),
         *(("use_extractors", value) for value in ("(a+)+", [5], {"a": 1}, 5, ["a"] * 257)),
@@ -134,18 +136,15 @@ def test_meant(key: str, value: object, parsed: object) -> None:
         *(("proxy", value) for value in ("http://a b", True, "http://h#x", "file:///etc")),
         *(("source_address", value) for value in ("localhost", "1.2.3", 5, True)),
         *(("xff", value) for value in ("usa", "10.0.0.0", "10.0.0.0/99", "x/y", 5)),
-        *(("limit_rate", value) for value in ("fast", "-1", -1, 10**5000, True, [1], "1X")),
+        *(("limit_rate", value) for value in ("fast", "-1", -1, 10**400, True, [1], "1X")),
         *(("limit_rate", value) for value in (float("nan"), float("inf"))),
         *(("add_headers", value) for value in ({"a b": "1"}, {"": "1"}, {" X": "1"}, {"X": [1]})),
         *(("add_headers", value) for value in ({"X": "a\r\nb"}, {"X": "a\0"}, {"X": "✓"}, ["X"])),
         *(("add_headers", value) for value in ({"Host": "h"}, {"YTDL-x": "1"}, {"x:": "1"}, MANY)),
-        *(("add_headers", value) for value in ({"X": True}, {"X": 10**5000}, 5, [5], "nonsense")),
+        *(("add_headers", value) for value in ({"X": True}, {"X": 10**400}, 5, [5], "nonsense")),
         ("add_headers", {"Transfer-Encoding": "chunked"}),
         *(("sponsorblock_mark", value) for value in ("what", 5, ["-what"], [5], {"a": 1})),
-        *(
-            ("playlist_items", value)
-            for value in ("1,,2", "a", "1:2:0", "1," * 300 + "1", "-", 5)[:4]
-        ),
+        *(("playlist_items", value) for value in ("1,,2", "a", "1:2:0", "1," * 300 + "1", 5)),
         *(("sub_langs", value) for value in ("(a|b)*", "-", ["a b"], 5)),
         *(("merge_output_format", value) for value in ("exe", "mp4/", "mp4,mkv", 5, True)),
         *(("audio_format", value) for value in ("exe", "a>b", 5)),
@@ -167,6 +166,17 @@ def test_everything_says_nothing_when_blank() -> None:
     """Null is no value for any option, and no option fails on it."""
     for key, option in OPTIONS.items():
         assert option.read(None) is None, key
+
+
+@pytest.mark.parametrize("key", sorted(OPTIONS))
+def test_hostile_text_costs_little(key: str) -> None:
+    """No text of the longest length keeps a reader busy: patterns never meet themselves."""
+    began = time.perf_counter()
+    for unit in ("a", " ", "1", "mp4 ", "a:", "1-", "%(a", "..", "es,", "X: ", "(", "+ a", ">"):
+        for value in ((unit * 4096)[:4095] + "!", "firefox:" + (unit * 4096)[:4000]):
+            with contextlib.suppress(BadValue):
+                OPTIONS[key].read(value)
+    assert time.perf_counter() - began < 2
 
 
 def test_bad_value_tells() -> None:

@@ -148,7 +148,9 @@ def test_the_clients_preview_serves_until_the_sites_is_known() -> None:
     """A preview in the metadata is shown as the job's."""
     job = replace(JOB, metadata={"preview": {"title": "guess"}})
     assert payloads.job_list(job)["preview"] == {"title": "guess"}
-    assert payloads.job_list(replace(job, preview={"title": "real"}))["preview"] == {"title": "real"}
+    assert payloads.job_list(replace(job, preview={"title": "real"}))["preview"] == {
+        "title": "real"
+    }
 
 
 def test_odd_metadata_of_an_older_file_breaks_nothing() -> None:

@@ -94,7 +94,14 @@ def test_urls_come_in_many_forms(body: dict[str, Any], urls: tuple[str, ...]) ->
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"urls": None}, {"urls": ""}, {"urls": " \t\n"}, {"urls": []}, {"urls": ["", " "], "url": ""}],
+    [
+        {},
+        {"urls": None},
+        {"urls": ""},
+        {"urls": " \t\n"},
+        {"urls": []},
+        {"urls": ["", " "], "url": ""},
+    ],
 )
 def test_without_a_url_there_is_no_job(body: dict[str, Any]) -> None:
     """Blank is as good as nothing."""
@@ -144,7 +151,9 @@ def test_the_number_of_urls_is_bounded() -> None:
 
 def test_options_are_cleaned_and_kept() -> None:
     """Nulls go, unknown keys stay, camelCase becomes snake_case."""
-    spec = create(urls=A, options={"format": "best", "proxy": None, "mine": 1, "playlistItems": "1"})
+    spec = create(
+        urls=A, options={"format": "best", "proxy": None, "mine": 1, "playlistItems": "1"}
+    )
     assert spec.options == {"format": "best", "mine": 1, "playlist_items": "1"}
     assert create(urls=A, options=None).options == {}
 
@@ -401,7 +410,7 @@ def test_an_entry_is_addressed_by_query_or_fragment(
     assert entry.given is (entry.entry_id is not None or entry.index is not None)
 
 
-@pytest.mark.parametrize("text", ["abc", "1.5", "1_0", "١", "9" * 40])
+@pytest.mark.parametrize("text", ["abc", "1.5", "1_0", "\u0661", "9" * 40])
 def test_an_odd_entry_index_is_refused(text: str) -> None:
     """Its own code."""
     with pytest.raises(InvalidQuery) as refusal:
@@ -509,7 +518,9 @@ def test_a_bad_download_request_is_answered_in_its_own_form(
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 _KNOWN = st.sampled_from(
@@ -521,7 +532,9 @@ _KNOWN = st.sampled_from(
 def test_no_body_raises_anything_but_a_refusal(body: dict[str, Any]) -> None:
     """A body is parsed, or refused with a code of the 400 family."""
     for parse in (lambda: create(**body), lambda: parse_bulk_cancel(body)):
+        status = 400
         try:
             parse()
         except VidraError as error:
-            assert error.status_hint == 400
+            status = error.status_hint
+        assert status == 400

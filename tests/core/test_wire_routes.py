@@ -54,7 +54,15 @@ def test_methods_of_a_path_without_get() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/nope", "/api", "/api/jobs/a/b", "/api/jobs//cancel", "/api/jobs/a/cancel/b", "x", "/API/jobs"],
+    [
+        "/nope",
+        "/api",
+        "/api/jobs/a/b",
+        "/api/jobs//cancel",
+        "/api/jobs/a/cancel/b",
+        "x",
+        "/API/jobs",
+    ],
 )
 def test_unknown_paths_are_not_found(path: str) -> None:
     """An id is one segment and not empty, and words are exact."""

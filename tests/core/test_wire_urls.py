@@ -88,7 +88,7 @@ def test_what_the_web_offers_is_fetched(url: str) -> None:
         ("http://0177.0.0.1:5000/", "itself"),
         ("http://0x7f000001:5000/", "itself"),
         ("http://2130706433:5000/", "itself"),
-        ("http://１２７.0.0.1:5000/", "itself"),
+        ("http://\uff11\uff12\uff17.0.0.1:5000/", "itself"),
         ("http://127。0。0。1:5000/", "itself"),
         ("http://[::1]:5000/", "itself"),
         ("http://[::ffff:127.0.0.1]:5000/", "itself"),

@@ -48,7 +48,9 @@ def test_a_naive_instant_is_utc() -> None:
     assert parse_iso("2026-01-03T01:02:03") == datetime(2026, 1, 3, 1, 2, 3, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01T00:00:00Z", "0001-01-01T00:00+23:00"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-13-01T00:00:00Z", "0001-01-01T00:00+23:00"]
+)
 def test_rubbish_is_no_instant(text: str) -> None:
     """What is no instant is None, not an error."""
     assert parse_iso(text) is None
@@ -99,7 +101,7 @@ def test_json_out_is_always_valid() -> None:
 )
 def test_json_in_is_strict(body: bytes) -> None:
     """What could not be written out again, or is nested beyond reason, is refused."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):  # noqa: PT011 - which one is the library's affair
         loads(body)
 
 

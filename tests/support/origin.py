@@ -40,7 +40,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 from vidra_trio.engine.tools import find_ffmpeg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _NOISE_SIZE = 1 << 18
 _STEPS_PER_SECOND = 50
@@ -112,9 +112,8 @@ class Origin:
         """Block until `size` bytes of `path` are on their way (all GET answers together)."""
         self.wait(lambda: sum(one.sent for one in self.seen(path)) >= size, seconds=seconds)
 
-    def wait(self, condition: object, *, seconds: float = 20.0) -> None:
+    def wait(self, condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
         """Block until `condition()` is true: for a thread of its own, not for Trio's."""
-        assert callable(condition)
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:

@@ -82,10 +82,10 @@ async def open_web(
     *,
     engine: Engine | None = None,
     store: FakeStore | None = None,
-    context: dict[str, Any] | None = None,
+    slots: int = 3,
     **changes: Any,  # noqa: ANN401 - members of Settings
 ) -> AsyncIterator[Web]:
-    """Serve in memory for the length of the block."""
+    """Serve in memory for the length of the block; with no slots no job ever starts."""
     engine, store = engine or ScriptedEngine(), store or FakeStore()
     chosen = settings(**changes)
     hub = Hub(dump_event)
@@ -96,10 +96,10 @@ async def open_web(
             publish=hub.publish,
             rules=chosen.path_rules,
             now=now,
-            max_concurrent=3,
+            max_concurrent=slots,
         ) as supervisor:
             await nursery.start(hub.run)
-            parts = WebContext(chosen, supervisor, hub, trio.Event(), now, **(context or {}))
+            parts = WebContext(chosen, supervisor, hub, trio.Event(), now)
             yield Web(build_app(parts), parts, store, cast("ScriptedEngine", engine))
         nursery.cancel_scope.cancel()
 
@@ -220,7 +220,8 @@ class SocketClosed(Exception):
 class FarEnd:
     """The client's side of a socket that is driven by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
         self.put, self._take = trio.open_memory_channel[dict[str, Any]](100)
         self._said, self.heard = trio.open_memory_channel[dict[str, Any]](10_000)
 
@@ -240,6 +241,14 @@ class FarEnd:
         assert message["type"] == "websocket.send"
         return json.loads(message["text"])
 
+    async def goodbye(self) -> int:
+        """Read until the socket is closed; return the code."""
+        while True:
+            try:
+                await self.next()
+            except SocketClosed as closed:
+                return closed.code
+
     async def say(self, message: str | bytes) -> None:
         """Send a frame."""
         text, data = (message, None) if isinstance(message, str) else (None, message)
@@ -252,7 +261,10 @@ class FarEnd:
             return
         if first["type"] == "websocket.close":
             raise SocketClosed(first["code"])
-        raise SocketRefused(_reply([first, await self.heard.receive()], "websocket.http.response"))
+        sent = [first, await self.heard.receive()]
+        while sent[-1].get("more_body", False):
+            sent.append(await self.heard.receive())
+        raise SocketRefused(_reply(sent, "websocket.http.response"))
 
 
 @asynccontextmanager
@@ -265,9 +277,9 @@ async def open_socket(
     scope: dict[str, Any] | None = None,
 ) -> AsyncIterator[FarEnd]:
     """Connect a socket; leaving the block disconnects it and waits for the handler's end."""
-    end = FarEnd()
     given = [("host", host), *((name.lower(), value) for name, value in headers)]
     asked = _scope("websocket", path, given, scope or {})
+    end = FarEnd(asked)
     trouble: SocketRefused | SocketClosed | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(app, asked, end.receive, end.send)

@@ -44,11 +44,12 @@ def test_the_first_time_there_is_nothing_to_do(tmp_path: Path) -> None:
 
 
 def test_a_direct_part_is_rewound(work: Path) -> None:
-    """A complete part would be answered 416; a short one starts over."""
-    put(work, "a.mp4.part", REWIND + 10)
+    """A complete part would be answered 416; a short one loses half."""
+    put(work, "a.mp4.part", 3 * REWIND)
     put(work, "b.mp4.part", 5)
+    put(work, "c.mp4.part", 1)
     heal(work)
-    assert left(work) == {"a.mp4.part": 10, "b.mp4.part": 0}
+    assert left(work) == {"a.mp4.part": 2 * REWIND, "b.mp4.part": 2, "c.mp4.part": 0}
 
 
 def test_a_fragmented_part_is_cut_to_what_its_state_vouches_for(work: Path) -> None:

@@ -16,10 +16,12 @@ from yt_dlp.downloader.common import FileDownloader
 from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.http import HttpFD
 from yt_dlp.extractor import gen_extractor_classes
+from yt_dlp.networking import Request
 from yt_dlp.postprocessor import get_postprocessor
 from yt_dlp.postprocessor.embedthumbnail import EmbedThumbnailPP
 from yt_dlp.postprocessor.ffmpeg import FFmpegMetadataPP, FFmpegPostProcessor
 from yt_dlp.utils import DownloadCancelled, PlaylistEntries, ReExtractInfo
+from yt_dlp.utils.networking import HTTPHeaderDict
 
 from vidra_trio.engine import ytdlp
 from vidra_trio.engine.errors import ItemFailed
@@ -70,6 +72,12 @@ def test_the_repairs_are_in_the_places_that_are_called() -> None:
     ytdlp.install()
     ytdlp.install()
     assert FileDownloader.best_block_size is best_block_size
+
+
+def test_a_request_shares_the_headers_it_is_made_with() -> None:
+    """Why a refused Range has to be taken out by us; when this changes, nobody needs to."""
+    headers = HTTPHeaderDict({"Range": "bytes=5-"})
+    assert Request("http://x", None, headers).headers is headers
 
 
 def test_the_attributes_that_we_touch_exist() -> None:

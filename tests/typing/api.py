@@ -16,8 +16,7 @@ async def embedding(root: Path) -> None:
     """A program that runs a server of its own."""
     settings = assert_type(Settings.private(root, download_dir=root), Settings)
     assert_type(Settings.from_env(), Settings)
-    opened = vidra_trio.serve(settings)
-    assert_type(opened, AbstractAsyncContextManager[Server])
+    opened: AbstractAsyncContextManager[Server] = vidra_trio.serve(settings)
     async with opened as server:
         assert_type(server.url, str)
         assert_type(server.token, str)
@@ -25,7 +24,8 @@ async def embedding(root: Path) -> None:
         assert_type(snapshot, Snapshot)
         assert_type(snapshot.state, JobState)
         assert_type(snapshot.main_file, str | None)
-    assert_type(vidra_trio.__version__, str)
+    version: str = vidra_trio.__version__
+    assert version
 
 
 def blocking(settings: Settings) -> None:

@@ -353,7 +353,11 @@ def test_bodies_that_are_taken(given: Headers) -> None:
         ([(b"content-length", b"1048577")], 413, "payload_too_large"),
         ([(b"content-length", b"9" * 5000)], 413, "payload_too_large"),
         ([(b"content-length", b"-1")], 400, "bad_request"),
-        ([(b"content-length", b"1048577"), (b"content-type", b"a/b")], 415, "unsupported_media_type"),
+        (
+            [(b"content-length", b"1048577"), (b"content-type", b"a/b")],
+            415,
+            "unsupported_media_type",
+        ),
     ],
 )
 def test_bodies_that_are_refused(given: Headers, status: int, code: str) -> None:
@@ -443,7 +447,10 @@ _NAMES = st.sampled_from(
 
 
 @given(
-    st.text(max_size=30), st.lists(st.tuples(_NAMES, _BYTES)), _BYTES, st.sampled_from([scope, socket])
+    st.text(max_size=30),
+    st.lists(st.tuples(_NAMES, _BYTES)),
+    _BYTES,
+    st.sampled_from([scope, socket]),
 )
 def test_no_head_raises(path: str, given: Headers, query: bytes, asked: Any) -> None:  # noqa: ANN401
     """Whatever a head holds, there is a decision; and nobody comes in by chance."""

@@ -40,7 +40,7 @@ _BROWSER: Final = re.compile(
 _PATHLIKE: Final = re.compile(r"[/\\~$]|^\.")
 
 impersonate: Final = matching(
-    r"[A-Za-z]+[A-Za-z0-9.\-]*(?::[A-Za-z0-9.\-]+)?",
+    r"[A-Za-z][A-Za-z0-9.\-]*(?::[A-Za-z0-9.\-]+)?",
     "a client such as chrome or chrome:windows-10",
     true=ANY_TARGET,
 )

@@ -139,7 +139,9 @@ def check(options: Mapping[str, Any], rules: PathRules) -> None:
         if switched_on(options.get(key)):
             raise OptionNotAllowed(key, why)
     for key in ("compat_opts", "compat_options"):
-        if UNSAFE_EXTENSIONS in repr(options.get(key)):
+        given = options.get(key)
+        words = given if isinstance(given, (list, tuple)) else [given]
+        if any(isinstance(word, str) and UNSAFE_EXTENSIONS in word for word in words):
             raise OptionNotAllowed(key, LOWERS_A_GUARD)
     paths.place(options, rules)
     ytdlp_params(options, rules)

@@ -51,6 +51,7 @@ _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _VARIABLE: Final = re.compile(r"%[A-Za-z_]\w*%")
 _FIELD: Final = re.compile(r"%\([^()]*\)")
 _DOTS_FROM_FIELD: Final = re.compile(r"[|&>]\s*\.+\s*[|)]")
+_PROGRAM: Final = re.compile(r"\.(?:exe|so|[0-9]+(?:[-_+][\w+-]*)?)\Z", re.IGNORECASE)
 _DEVICE: Final = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)", re.IGNORECASE)
 
 
@@ -135,21 +136,32 @@ def locate_file(key: str, path: str, rules: PathRules) -> str:
 def locate_program(key: str, path: str, directory: str, rules: PathRules) -> str:
     """Return `path` of a program (or of its folder) that a job may run.
 
-    Absolute, and not where downloads land (`directory` is the job's own folder): a
-    client must not run what it has just downloaded. Whether it exists and whom it
-    belongs to only the disk can tell.
+    Absolute, not where downloads land (`directory` is the job's own folder), and not
+    named like anything that a download can be named: a client must not run what it
+    has downloaded. Whether it exists and whom it belongs to only the disk can tell.
 
     Raises:
-        OptionNotAllowed: it is relative, or inside a destination.
+        OptionNotAllowed: it is none of these.
     """
-    if not _is_absolute(path, rules):
-        raise OptionNotAllowed(key, "an absolute path is needed")
-    resolved = _resolve(key, path, rules)
+    parts = zones.split(path, rules)
+    whole = path[2:3] in ("/", "\\") if rules.windows else True  # not `C:ffmpeg`
+    if not (whole and _is_absolute(path, rules)) or ".." in parts or _odd_program(parts[-1:]):
+        raise OptionNotAllowed(key, "the absolute path of an ffmpeg or of its folder is needed")
+    resolved = zones.absolute(parts, rules)
     if not rules.allow_local and refusal(resolved, rules) is None:
         destinations = (directory, rules.download_dir, *rules.roots)
         if any(zones.inside(resolved, base, rules) for base in destinations):
             raise OptionNotAllowed(key, "a program inside a download folder is never run")
     return resolved
+
+
+def _odd_program(name: zones.Parts) -> bool:
+    """Say whether a name has an extension that is no program's, no library's and no version.
+
+    Nothing is expanded in it, so `~` and `$` mean themselves: Android keeps programs
+    below folders like `/data/app/~~Xq3w==`.
+    """
+    return not name or ("." in name[0] and not _PROGRAM.search(name[0]))
 
 
 def _home(folders: Mapping[str, str], rules: PathRules) -> str:

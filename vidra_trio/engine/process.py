@@ -273,7 +273,8 @@ def _obituary(worker: WorkerProcess) -> str:
     if code is None:
         how = "it hangs"
     elif code < 0:
-        how = f"signal {signal.Signals(-code).name}"
+        names = (one.name for one in signal.Signals if one == -code)
+        how = f"signal {next(names, -code)}"  # real-time signals have no name
     else:
         how = f"exit code {code}"
     words = worker.last_words.strip().splitlines()

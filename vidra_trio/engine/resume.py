@@ -34,8 +34,8 @@ LEDGER: Final = "streams"
 """In the work directory: one line per stream that came in whole."""
 
 REWIND: Final = 1 << 16
-"""Fetched again when a direct `.part` is continued: it makes the Range
-satisfiable whatever was written (4), and covers a tail torn by a power cut."""
+"""Fetched again when a direct `.part` is continued (of a short one, half): it makes
+the Range satisfiable whatever was written (4), and covers a tail torn by a power cut."""
 
 _FRAGMENT = re.compile(r"-Frag(\d+)$")
 
@@ -104,7 +104,7 @@ def _heal_part(part: Path) -> None:
     state = part.with_name(part.name.removesuffix(".part") + ".ytdl")
     size = part.stat().st_size
     if not state.exists():
-        os.truncate(part, max(0, size - REWIND))
+        os.truncate(part, size - min(REWIND, (size + 1) // 2))
         return
     vouched = _vouched(state)
     if vouched is None or vouched > size:

@@ -25,6 +25,8 @@ from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.extractor import gen_extractor_classes
 from yt_dlp.extractor.common import UnsupportedURLIE
 from yt_dlp.globals import plugin_dirs
+from yt_dlp.networking import Request
+from yt_dlp.networking.exceptions import HTTPError
 from yt_dlp.networking.impersonate import ImpersonateTarget
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
 from yt_dlp.utils import DownloadCancelled, PlaylistEntries, ReExtractInfo, sanitize_path
@@ -55,6 +57,7 @@ ESSENTIAL: Final = frozenset(
 )
 """Post-processors that make the file what was asked for; the others decorate it."""
 
+RANGE_NOT_SATISFIABLE: Final = 416
 MAX_HOPS: Final = 10
 MAX_EXTRACTIONS: Final = 3
 BLOCKS_PER_SECOND: Final = 20
@@ -287,7 +290,12 @@ class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     def urlopen(self, req: object) -> Any:  # noqa: ANN401
         """Open a URL, unless the run is to end; also called from fragment threads."""
         self._item.control.check()
-        response = super().urlopen(req)
+        try:
+            response = super().urlopen(req)
+        except HTTPError as error:
+            if error.status == RANGE_NOT_SATISFIABLE and isinstance(req, Request):
+                _forget_range(req)
+            raise
         self._item.control.check()
         return response
 
@@ -402,6 +410,17 @@ _OF_THE_HEADER: Final = (
     "webpage_url_basename",
     "webpage_url_domain",
 )
+
+
+def _forget_range(request: Request) -> None:
+    """Let the whole file be asked for next, when a Range "from there on" was refused.
+
+    yt-dlp means to do so, but with this very mapping: it would be refused for ever when
+    the site's file became shorter. A range with an end is the format's own: without it
+    the whole file would pass for a part of it.
+    """
+    if request.headers.get("Range", "").endswith("-"):
+        del request.headers["Range"]
 
 
 def _only_entry(ydl: ItemYDL, playlist: Info) -> Info:

@@ -13,7 +13,7 @@ from vidra_trio.net.errorlog import logger
 
 try:
     import resource
-except ImportError:  # Windows: no such limit there
+except ImportError:  # pragma: no cover  # Windows, where there is no such limit
     resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:

@@ -102,15 +102,17 @@ class Disk:
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename over `target`."""
-        for attempt in range(1, _SHARING_TRIES + 1):
+        tries_left = _SHARING_TRIES if os.name == "nt" else 0
+        while True:
             try:
                 source.replace(target)
             except PermissionError:
-                if os.name != "nt" or attempt == _SHARING_TRIES:
+                if not tries_left:
                     raise
-                time.sleep(_SHARING_PAUSE)  # pragma: no cover - Windows only
             else:
                 return
+            tries_left -= 1
+            time.sleep(_SHARING_PAUSE)
 
     def unlink(self, path: Path) -> None:
         """Remove a file; fine when there is none."""

@@ -70,7 +70,9 @@ class _Reader:
     """One reading: what was found so far."""
 
     def __init__(self, locations: Locations, disk: Disk) -> None:
-        self._at = locations
+        self._state = locations.state
+        self._options = locations.options
+        self._logs = locations.logs
         self._disk = disk
         self._now = datetime.now(UTC)
         self._now_ms = int(self._now.timestamp() * 1000)
@@ -82,13 +84,13 @@ class _Reader:
 
     def read(self) -> Loaded:
         """Read everything and keep aside what was not understood."""
-        path = self._at.state
-        data, content = self._read_json(path)
+        path = self._state
+        data, content, clean = self._read_json(path)
         entries = _entries(content)
         if data is not None and entries is None:
             self._set_aside(path, "no list of jobs")
         for entry in entries or ():
-            self._take(entry)
+            self._take(entry, clean)
         if data is not None and (self._lost or self._damage):
             self._keep_copy(path, data)
         return Loaded(
@@ -101,14 +103,14 @@ class _Reader:
 
     # -- jobs
 
-    def _take(self, entry: object) -> None:
+    def _take(self, entry: object, clean: bool) -> None:
         damage = Damage()
-        form = sound(entry, damage)
+        form: Any = entry if clean else sound(entry, damage)
         try:
             snapshot = _parse_entry(form, self._now)
         except RejectedEntry as error:
             self._lost += 1
-            self._notes.append(f"{self._at.state.name}: {error}")
+            self._notes.append(f"{self._state.name}: {error}")
             return
         job_id = snapshot.job_id
         if job_id in self._jobs:
@@ -122,8 +124,8 @@ class _Reader:
 
     def _with_sides(self, snapshot: Snapshot, form: dict[str, Any]) -> StoredJob:
         job_id, notes = snapshot.job_id, len(self._notes)
-        options, options_version = self._side(self._at.options, "options", snapshot, form)
-        lines, logs_version = self._side(self._at.logs, "logs", snapshot, form)
+        options, options_version = self._side(self._options, "options", snapshot, form)
+        lines, logs_version = self._side(self._logs, "logs", snapshot, form)
         options = options if isinstance(options, dict) else {}
         logs = parse_log(lines)
         for note in self._notes[notes:]:
@@ -147,10 +149,9 @@ class _Reader:
         """Return what a side file holds, or what stands in the state file instead of one."""
         known = snapshot.options_version if member == "options" else snapshot.logs_version
         path = folder / f"{snapshot.job_id}.json"
-        data, content = self._read_json(path)
-        damage = Damage()
-        side = sound(content, damage)
-        if damage.values and data is not None:
+        data, side, clean = self._read_json(path)
+        if data is not None and not clean:
+            side = sound(side, Damage())
             self._keep_copy(path, data)
             self._again.add(snapshot.job_id)
         if isinstance(side, dict) and side.get(member):
@@ -163,14 +164,14 @@ class _Reader:
 
     # -- files
 
-    def _read_json(self, path: Path) -> tuple[bytes | None, Any]:
-        """Return a file's bytes and what they say; (None, None) when there is none to be had."""
+    def _read_json(self, path: Path) -> tuple[bytes | None, Any, bool]:
+        """Return a file's bytes, what they say, and whether that is sound; None for no file."""
         try:
             data = read_file(path)
-            return data, None if data is None else parse(data)
+            return (None, None, True) if data is None else (data, *parse(data))
         except (OSError, ValueError) as error:
             self._set_aside(path, str(error))
-            return None, None
+            return None, None, True
 
     def _set_aside(self, path: Path, why: str) -> None:
         try:
@@ -200,7 +201,7 @@ def _entries(content: object) -> list[Any] | None:
     return jobs if isinstance(jobs, list) else None
 
 
-def _parse_entry(entry: object, now: datetime) -> Snapshot:
-    if not isinstance(entry, dict):
+def _parse_entry(form: object, now: datetime) -> Snapshot:
+    if not isinstance(form, dict):
         raise RejectedEntry("an entry is no object")
-    return parse_job(entry, now)
+    return parse_job(form, now)

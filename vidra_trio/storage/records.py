@@ -45,8 +45,16 @@ _KNOWN: Final = frozenset(
         *("options", "logs", "resume_requested", "playlist_progress"),
     }
 )
+_HUGE: Final = 2**63
+"""No size, rate or duration reaches it; integers in JSON have no end."""
+
 _OURS_KNOWN: Final = frozenset(("error_code", "finished_items", "metadata"))
-_SPELLING: Final = {"warn": Level.WARNING, "stderr": Level.ERROR, "critical": Level.ERROR}
+_LEVELS: Final = {level.value: level for level in Level} | {
+    "warn": Level.WARNING,
+    "stderr": Level.ERROR,
+    "critical": Level.ERROR,
+}
+_KINDS: Final = {kind.value: kind for kind in JobKind}
 
 
 class RejectedEntry(ValueError):
@@ -88,7 +96,7 @@ def dump_job(snapshot: Snapshot, *, has_logs: bool) -> dict[str, Any]:
 def parse_job(form: Mapping[str, Any], now: datetime) -> Snapshot:
     """Read a job of the state file; its side files are not part of it.
 
-    `form` is sound JSON (no NaN, no endless integer); its types may be anything.
+    `form` is sound JSON; its types may be anything.
 
     Raises:
         RejectedEntry: it has no usable id or no usable URL.
@@ -239,8 +247,7 @@ def _parse_metadata(form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_kind(form: Mapping[str, Any]) -> JobKind:
-    word = _word(form, "kind")
-    return next((kind for kind in JobKind if kind.value == word), JobKind.UNKNOWN)
+    return _KINDS.get(_word(form, "kind") or "", JobKind.UNKNOWN)
 
 
 def _parse_state(form: Mapping[str, Any]) -> tuple[JobState, str | None]:
@@ -269,7 +276,9 @@ def _raw_text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < _HUGE else None
 
 
 def _rounded(value: object) -> int | None:
@@ -308,5 +317,4 @@ def _parse_line(line: object) -> LogEntry | None:
 
 
 def _parse_level(word: str) -> Level:
-    known = next((level for level in Level if level.value == word), None)
-    return known or _SPELLING.get(word, Level.INFO)
+    return _LEVELS.get(word, Level.INFO)

@@ -45,6 +45,8 @@ class StateFile:
 
     def __init__(self, locations: Locations, disk: Disk = DISK) -> None:
         self._at = locations
+        self._options = locations.options
+        self._logs = locations.logs
         self._disk = disk
         self._rows: dict[str, _Row] = {}
         self._stale = False  # the file does not say what `_rows` says
@@ -104,9 +106,9 @@ class StateFile:
         snapshot, name = stored.snapshot, f"{stored.job_id}.json"
         options = snapshot.spec.options
         if options:
-            yield self._at.options / name, _key(snapshot.options_version, options), options
+            yield self._options / name, _key(snapshot.options_version, options), options
         if stored.logs:
-            yield self._at.logs / name, _key(snapshot.logs_version, stored.logs), stored.logs
+            yield self._logs / name, _key(snapshot.logs_version, stored.logs), stored.logs
 
     def _write_sides(self, stored: StoredJob) -> _Row:
         """Write those side files that changed. Not yet durable: see `_sync_sides`."""
