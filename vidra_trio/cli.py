@@ -47,7 +47,11 @@ class _Group(click.Group):
         except* VidraError as group:
             error = _first(group)
             click.echo(f"vidra-trio: {one_line(str(error))}", err=True)
-        ctx.exit(INTERRUPTED if error is None else EXIT_CODES.get(type(error), 1))
+        ctx.exit(INTERRUPTED if error is None else _exit_code(error))
+
+
+def _exit_code(error: BaseException) -> int:
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from vidra_trio.engine.process import open_process_engine
+from vidra_trio.engine.tools import assert_engine_version
 from vidra_trio.hub import Hub
 from vidra_trio.net.listen import listen
 from vidra_trio.net.serve import open_server
@@ -54,7 +55,7 @@ async def serve(settings: Settings, *, engine: Engine | None = None) -> AsyncIte
     comes out as it is, not in a group. `engine` replaces the yt-dlp workers.
 
     Raises:
-        ConfigurationError: a directory of `settings` cannot be used.
+        ConfigurationError: a directory of `settings` cannot be used, or yt-dlp is too old.
         DataDirInUse: another server owns the data directory.
         PortBusy: the address is taken.
     """
@@ -95,6 +96,7 @@ async def _open(settings: Settings, engine: Engine | None) -> AsyncIterator[Serv
         stack.enter_context(hold_data_dir(locations))
         store = await stack.enter_async_context(open_store(locations))
         if engine is None:
+            assert_engine_version()
             engine = await stack.enter_async_context(
                 open_process_engine(cache=settings.cache, size=settings.max_concurrent)
             )

@@ -104,8 +104,9 @@ async def test_reports_wait_for_their_reader(tmp_path: Path) -> None:
     """A worker that talks faster than it is read is slowed down; no line is lost."""
     body = """
 hello(); order()
+written = os.open("written", os.O_WRONLY | os.O_CREAT)
 for n in range(5000):
-    open("written", "w").write(str(n))
+    os.pwrite(written, str(n).encode(), 0)
     say(type="line", level="info", message="x" * 1000)
 end(type="produced")
 order()

@@ -39,6 +39,7 @@ FAULTS: Final[Mapping[str, bool]] = {
     "format_unavailable": False,
     "playlist_not_supported": False,
     "nothing_downloaded": False,
+    "cookies_unreadable": False,
     "disk_full": False,
     "postprocessing_failed": False,
     "path_not_allowed": False,

@@ -12,18 +12,20 @@ from collections import deque
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from vidra_trio.core.redact import one_line, redact
-from vidra_trio.core.report import Failed, Finished, Stopped, Tick
+from vidra_trio.core.report import Failed, Finished, Line, Stopped, Tick
+from vidra_trio.core.states import Level
 from vidra_trio.engine import workdir
 from vidra_trio.engine.base import EngineStatistics
 from vidra_trio.engine.errors import ItemFailed
 from vidra_trio.engine.pipe import Ended, Hello, Produced, Start, Stop
 from vidra_trio.engine.pool import COMMAND, Pool, WorkerGone
 from vidra_trio.engine.tools import find_ffmpeg
+from vidra_trio.engine.vetting import vet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -93,6 +95,10 @@ class ProcessEngine:
             self._ffmpeg = await trio.to_thread.run_sync(find_ffmpeg)
         return self._ffmpeg
 
+    async def vet(self, spec: RunSpec) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Look at the files that the parameters name; see `vetting.vet`."""
+        return await trio.to_thread.run_sync(vet, spec.params, limiter=self._disk)
+
     async def prepare(self, spec: RunSpec) -> None:
         """Create the run's directory; see `workdir.prepare`."""
         make = partial(workdir.prepare, spec.work, spec.destination, spec.roots)
@@ -157,10 +163,12 @@ class ProcessRun:
         """Hand the item to a worker; a failure becomes the run's end."""
         try:
             await self._engine.prepare(self._spec)
+            params, warnings = await self._engine.vet(self._spec)
+            self._reports.extend(Line(Level.WARNING, warning) for warning in warnings)
             ffmpeg = await self._engine.ffmpeg()
             self._worker = await self._engine.pool.take()
             self._engine.pool.warm()
-            await self._worker.send(self._order(ffmpeg.location))
+            await self._worker.send(self._order(params, ffmpeg.location))
         except WorkerGone:
             await self._bury()
         except ItemFailed as failure:
@@ -180,7 +188,7 @@ class ProcessRun:
             await self._engine.pool.end(worker)
             self._engine.pool.warm()
 
-    def _order(self, ffmpeg: str | None) -> Start:
+    def _order(self, params: dict[str, Any], ffmpeg: str | None) -> Start:
         spec = self._spec
         return Start(
             run=self._number,
@@ -189,7 +197,7 @@ class ProcessRun:
             destination=str(spec.destination),
             template=spec.template,
             cache=str(self._engine.cache),
-            params=dict(spec.params),
+            params=params,
             overwrite=spec.overwrite,
             ffmpeg=ffmpeg,
         )
