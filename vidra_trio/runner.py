@@ -311,6 +311,8 @@ class _Item:
         return msgspec.structs.replace(tick, key=str(self._destination / tick.key))
 
     def _show(self, new: progress.Progress) -> None:
+        if new == self._progress:
+            return
         self._progress = new
         count = len(self._job.snapshot.spec.urls)
         self._job.change(progress=progress.of_several(new, self._index, count))

@@ -247,8 +247,11 @@ REFUSALS: Final = (
 
 
 @pytest.fixture
-async def web(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Web]:
-    """Serve three restored jobs and one that is running, called `{new}`."""
+async def web(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Web]:
+    """Serve three restored jobs and one that is running, called `{new}`.
+
+    The test itself must ask for `autojump_clock`: pytest-trio does not see one behind a fixture.
+    """
     numbers = itertools.count(1)
     monkeypatch.setattr("vidra_trio.supervisor.uuid.uuid4", lambda: uuid.UUID(int=next(numbers)))
     never = trio.Event()
@@ -258,7 +261,9 @@ async def web(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> Asy
         return [Identified(JobKind.VIDEO, dict(PREVIEW)), Line(Level.INFO, "going"), tick, never]
 
     store = FakeStore([Stored(job, LINES) for job in (COMPLETED, FAILED, PAUSED)])
-    async with open_web(engine=ScriptedEngine(script), store=store, metadata={"v": "1"}) as served:
+    engine = ScriptedEngine(script)
+    # One slot, and `{new}` holds it: whatever is created or retried later only waits.
+    async with open_web(engine=engine, store=store, slots=1, metadata={"v": "1"}) as served:
         await served.create(owner="tablet")
         await wait_all_tasks_blocked()
         yield served
@@ -277,12 +282,12 @@ async def answered(web: Web, case: Case) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_an_answer(web: Web, case: Case) -> None:
+async def test_an_answer(autojump_clock: MockClock, web: Web, case: Case) -> None:
     """Every endpoint answers as on file."""
     agree(case.name, await answered(web, case))
 
 
-async def test_the_refusals(web: Web) -> None:
+async def test_the_refusals(autojump_clock: MockClock, web: Web) -> None:
     """Every refusal has its status, its code and its detail."""
     agree("http_refusals", [await answered(web, case) for case in REFUSALS])
 
@@ -321,7 +326,9 @@ def test_an_event(name: str) -> None:
         ("socket_job_unknown", "/ws/jobs/nope"),
     ],
 )
-async def test_what_a_socket_begins_with(web: Web, name: str, path: str) -> None:
+async def test_what_a_socket_begins_with(
+    autojump_clock: MockClock, web: Web, name: str, path: str
+) -> None:
     """The first messages of every socket, and the close that follows an unknown job."""
     told: list[object] = []
     async with open_socket(web.app, path, headers=AUTH.items()) as end:
@@ -334,7 +341,7 @@ async def test_what_a_socket_begins_with(web: Web, name: str, path: str) -> None
     agree(name, {"path": path, "messages": told})
 
 
-async def test_the_answers_of_the_downloads_socket(web: Web) -> None:
+async def test_the_answers_of_the_downloads_socket(autojump_clock: MockClock, web: Web) -> None:
     """Its errors in the old form."""
     asked = ("{", "[]", "{}", '{"accion":"descargar","url":"http://h/","options":5}')
     told: list[object] = []

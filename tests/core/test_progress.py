@@ -67,6 +67,13 @@ def test_numbers_that_are_none_are_left_out() -> None:
     assert (shown.speed, shown.eta, shown.elapsed) == (None, None, None)
 
 
+def test_a_file_s_last_sample_keeps_its_speed() -> None:
+    """A sample without a speed shows the last one of the same file, not of another."""
+    moving = apply_tick(Progress(), Tick("a", 1, 2, speed=7.0))
+    assert apply_tick(moving, Tick("a", 2, 2)).speed == 7.0
+    assert apply_tick(moving, Tick("b", 2, 2)).speed is None
+
+
 def test_elapsed_never_decreases() -> None:
     """A second file's own clock does not set the job's back."""
     shown = apply_tick(Progress(elapsed=9.0), Tick("a", 1, 2, elapsed=0.5))

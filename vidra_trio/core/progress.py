@@ -95,7 +95,7 @@ def apply_tick(progress: Progress, tick: Tick) -> Progress:
         percent=percent if percent is not None else progress.percent,
         downloaded_bytes=done,
         total_bytes=total,
-        speed=_finite(tick.speed),
+        speed=_speed(progress, tick),
         eta=None if tick.eta is None or not math.isfinite(tick.eta) else max(0, round(tick.eta)),
         elapsed=_elapsed(progress.elapsed, tick.elapsed),
         filename=tick.key,
@@ -167,6 +167,12 @@ def _percent(done: int, total: int | None) -> float | None:
     if not total:
         return None
     return round(min(100.0, max(0.0, 100.0 * done / total)), 2)
+
+
+def _speed(progress: Progress, tick: Tick) -> float | None:
+    """Keep the last known speed of a file through a sample that has none (its last one)."""
+    speed = _finite(tick.speed)
+    return progress.speed if speed is None and tick.key == progress.key else speed
 
 
 def _finite(number: float | None) -> float | None:
