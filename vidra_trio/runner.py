@@ -311,12 +311,12 @@ class _Item:
         return msgspec.structs.replace(tick, key=str(self._destination / tick.key))
 
     def _show(self, new: progress.Progress) -> None:
-        if new == self._progress:
-            return
         self._progress = new
         count = len(self._job.snapshot.spec.urls)
-        self._job.change(progress=progress.of_several(new, self._index, count))
-        self._job.tell_progress()
+        shown = progress.of_several(new, self._index, count)
+        if shown != self._job.snapshot.progress:
+            self._job.change(progress=shown)
+            self._job.tell_progress()
 
     def _line(self, line: Line) -> None:
         job = self._job
