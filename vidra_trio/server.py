@@ -91,7 +91,7 @@ async def _run(settings: Settings, stop: Callable[[trio.Event], None] | None) ->
 
 @asynccontextmanager
 async def _open(settings: Settings, engine: Engine | None) -> AsyncIterator[Server]:
-    locations = Locations(settings.data)
+    locations = Locations(settings.data, settings.cache)
     async with AsyncExitStack() as stack:
         stack.enter_context(hold_data_dir(locations))
         store = await stack.enter_async_context(open_store(locations))

@@ -319,16 +319,17 @@ class Supervisor:
             raise TooManyJobs(MAX_UNSETTLED)
 
     def _restore(self) -> None:
-        """Show every stored job as it is after the stop that ended the last life."""
+        """Show every stored job as the stop left it; what that changed is noted and stored."""
         now = self._services.now()
         for stored in self._services.store.restored:
             again = restore(stored.snapshot, now)
             job = Job(again.snapshot, self._services, stored.logs)
             self._jobs[again.snapshot.job_id] = job
             self._services.tally[job.state] += 1
-            job.write(again.level, again.message)
+            if job.state is not stored.snapshot.state:
+                job.write(again.level, again.message)
+                self._services.store.save_soon(job.snapshot, job.log)
             self._services.publish(JobChanged(job.snapshot, Reason.RESTORED, now))
-            self._services.store.save_soon(job.snapshot, job.log)
 
 
 def _waiting() -> Progress:

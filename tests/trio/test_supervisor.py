@@ -136,6 +136,15 @@ async def test_a_restart_shows_interrupted_jobs(state: JobState) -> None:
     assert house.engine.runs == []
 
 
+async def test_a_restart_leaves_settled_jobs_as_they_are() -> None:
+    """Nothing is written for a job that nothing happened to."""
+    store = FakeStore([stored(S.COMPLETED)])
+    async with open_house(store=store) as house:
+        assert len(house.supervisor.logs("old")) == 1
+        assert store.soon == []
+    assert house.recorder.updates() == ["completed/restored"]
+
+
 async def test_a_shutdown_stores_running_jobs_as_waiting() -> None:
     """Leaving the block stops the run, keeps its parts and saves the job as queued."""
     store = FakeStore()
