@@ -218,7 +218,7 @@ CASES: Final = (
     Case("options", "GET /api/jobs/job-completed::entry-2/options", variant="_entry"),
     Case("options", "GET /api/jobs/job-failed/options", variant="_none"),
     Case("logs", "GET /api/jobs/job-completed/logs?detail=true&limit=200"),
-    Case("logs", "GET /api/jobs/job-completed/logs?since=1767225600004", variant="_noop"),
+    Case("logs", "GET /api/jobs/job-completed/logs?since=1767225600003", variant="_noop"),
     Case("logs", "GET /api/jobs/job-completed/logs?entry_id=b&limit=1", variant="_entry"),
 )
 

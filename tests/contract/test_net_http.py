@@ -83,6 +83,7 @@ async def test_a_dripping_body_is_answered_408_and_closed() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_a_slow_handler_is_not_cut() -> None:
     """While it is our turn none of the peer's deadlines runs."""
     origin = quart_origin()
@@ -93,6 +94,7 @@ async def test_a_slow_handler_is_not_cut() -> None:
         assert b" 200 " in await peer.until(b"hello")
 
 
+@pytest.mark.slow
 async def test_a_stream_of_events_is_not_cut() -> None:
     """An answer that is being written, however slowly, outlives every deadline of the peer."""
     origin = quart_origin()
@@ -103,6 +105,7 @@ async def test_a_stream_of_events_is_not_cut() -> None:
         assert await peer.until(b"last\n")
 
 
+@pytest.mark.slow
 async def test_a_long_answer_to_a_slow_reader_is_fine() -> None:
     """The write deadline bounds a stall, not the length of an answer."""
     deadlines = Deadlines(write=0.3)
@@ -143,15 +146,36 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         assert (await peer.rest()).count(b"hello") == 50
 
 
+@pytest.mark.slow
 async def test_a_peer_that_pipelines_and_stops_reading_leaves_nothing_behind() -> None:
     """A reader parked behind an answer that nobody takes goes with the reset."""
-    async with (
-        serving(Deadlines(write=0.2, grace=0.2)) as server,
-        server.raw(receive_buffer=4096) as peer,
-    ):
-        await peer.say(get("/long") * 3)
-        await trio.sleep(0.4)
-        assert await peer.was_reset()
+    async with serving(Deadlines(write=0.2, grace=0.1)) as server:
+        before = trio.lowlevel.current_statistics().tasks_living
+        async with server.raw(receive_buffer=4096) as peer:
+            await peer.say(get("/long") * 3)
+            await trio.sleep(0.4)
+            assert await peer.was_reset()
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert trio.lowlevel.current_statistics().tasks_living <= before
+
+
+async def test_an_application_that_stays_without_its_peer_is_cancelled() -> None:
+    """It has the grace to leave by itself; then it is made to, and the server goes on."""
+    joined, left = trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "http":
+            joined.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                left.set()
+
+    async with serving(Deadlines(close=0.1, grace=0.1), app=app) as server:
+        async with server.raw() as peer:
+            await peer.say(get())
+            await joined.wait()
+        await left.wait()
 
 
 async def test_expect_100_continue_is_continued() -> None:
@@ -186,6 +210,7 @@ async def test_answers_do_not_name_the_server() -> None:
     assert b"\r\nserver: " not in answer
 
 
+@pytest.mark.slow
 async def test_refusals_below_the_application_are_json() -> None:
     """A broken head and a broken handshake get an error code like every other refusal."""
     async with serving() as server:
@@ -242,6 +267,7 @@ async def test_a_late_answer_after_408_goes_nowhere(caplog: pytest.LogCaptureFix
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 async def test_an_application_slow_to_take_the_body_costs_the_peer_nothing() -> None:
     """Body time is what the peer lets us wait, not what the application lets the peer wait."""
     slept = trio.Event()
@@ -276,6 +302,21 @@ async def test_an_application_that_ignores_the_body_leaves_no_reader_behind() ->
     async with serving(Deadlines(close=0.2, grace=0.2), app=app) as server, server.raw() as peer:
         await peer.say(head("POST", "/", "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 100)
         assert b"hello" in await peer.rest()
+
+
+async def test_a_connection_is_reused_after_a_body_that_nobody_took() -> None:
+    """The application answers without reading; what was on its way to it holds nobody."""
+
+    async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "http":
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"hello", "more_body": False})
+
+    async with serving(app=app) as server, server.raw() as peer:
+        request = head("POST", "/", "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 10
+        for _ in range(3):
+            await peer.ask(request + b"0\r\n\r\n", b"hello\r\n0\r\n\r\n")
 
 
 async def test_300_connections_opened_and_reset_are_borne_silently(

@@ -37,6 +37,7 @@ async def stuck(server: Running) -> AsyncIterator[Listener]:
         yield peer
 
 
+@pytest.mark.slow
 async def test_two_stuck_peers_do_not_hold_the_shutdown() -> None:
     """With two peers that never read, a live one sees 1001 and the end comes within the grace."""
     origin = quart_origin()
@@ -70,13 +71,16 @@ async def test_a_cancelled_server_still_says_goodbye() -> None:
     assert seen == [1001]
 
 
-async def test_a_server_cancelled_while_it_starts_does_not_start() -> None:
-    """A cancellation before the application is up ends everything, without serving."""
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_server_cancelled_while_it_starts_does_not_start(late: bool) -> None:
+    """A cancellation before the application is up, or in that very moment, ends everything."""
 
     async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         assert (await receive())["type"] == "lifespan.startup"
-        outer.cancel()
+        if not late:
+            outer.cancel()
         await send({"type": "lifespan.startup.complete"})
+        outer.cancel()
         await trio.sleep_forever()
 
     with trio.CancelScope() as outer:
@@ -118,6 +122,7 @@ async def test_idle_connections_close_at_once() -> None:
         assert trio.current_time() - began < 0.5
 
 
+@pytest.mark.slow
 async def test_a_handler_that_does_not_end_is_cut_after_the_grace() -> None:
     """Neither a handler nor a stalled body holds the shutdown longer than the grace."""
     origin = quart_origin()

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import pytest
 import trio
-from wsproto.events import BytesMessage, CloseConnection, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
-from tests.support.net_peers import CALM, UPGRADE, Listener, get, numbered, quart_origin, serving
+from tests.support.net_peers import (
+    CALM,
+    UPGRADE,
+    Listener,
+    Stingy,
+    get,
+    numbered,
+    quart_origin,
+    serving,
+)
 from vidra_trio.net.connection import Connection
 from vidra_trio.net.deadlines import Deadlines
 from vidra_trio.net.serve import MAX_MESSAGE
-from vidra_trio.wire.frames import text_frame
+from vidra_trio.wire.frames import close_frame, text_frame
 
 
 async def publish(connection: Connection, payloads: list[bytes]) -> None:
@@ -30,6 +39,7 @@ async def flood(peer: Listener) -> None:
 
 
 @pytest.mark.parametrize("receive_buffer", [2048, 65536])
+@pytest.mark.slow
 async def test_frames_stay_whole_and_in_order_between_pings(receive_buffer: int) -> None:
     """Partial writes, pings, pongs and echoes share one socket without tearing each other."""
     origin = quart_origin()
@@ -48,6 +58,48 @@ async def test_frames_stay_whole_and_in_order_between_pings(receive_buffer: int)
                 await trio.sleep(0.02)
             assert await peer.message() == payload.decode()
         assert peer.pings > 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_frames_stay_whole_whatever_the_kernel_takes(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two writers, pings and pongs on a socket that takes a few bytes at a time, if any."""
+    origin = quart_origin()
+    deadlines = Deadlines(write=5, ping=0.001, silence=5, grace=1)
+    payloads = numbered(100, 100)
+    async with (
+        serving(deadlines, origin=origin) as server,
+        server.websocket("/feed") as peer,
+        trio.open_nursery() as nursery,
+    ):
+        await origin.joined.wait()
+        (connection,) = origin.connections
+        monkeypatch.setattr(connection, "_socket", Stingy(connection._socket, seed))
+        refused = 0
+
+        async def keep_trying() -> None:
+            nonlocal refused
+            for payload in payloads:
+                while not connection.try_send(text_frame(b"B" + payload)):
+                    refused += 1
+                    await trio.lowlevel.checkpoint()
+                    if connection.behind:
+                        await connection.send_frames()
+            await connection.send_frames()
+
+        nursery.start_soon(publish, connection, [b"A" + payload for payload in payloads])
+        nursery.start_soon(keep_trying)
+        seen: list[bytes] = []
+        while len(seen) < 2 * len(payloads):
+            seen.append((await peer.message()).encode())
+            if len(seen) % 20 == 0:
+                await peer.tell(Ping(b"are you there"))
+        for name in (b"A", b"B"):
+            assert [got[1:] for got in seen if got[:1] == name] == payloads
+        assert refused > 0
+        assert peer.pings > 0
+        assert peer.pongs > 0
 
 
 async def test_direct_frames_and_the_applications_own_share_a_socket() -> None:
@@ -86,6 +138,21 @@ async def test_no_direct_frame_follows_a_close_frame() -> None:
         assert await peer.message() == "before"
         assert await peer.farewell() == 1001
         assert await peer.event() is None
+
+
+async def test_a_cancelled_goodbye_is_said_and_is_the_last_word() -> None:
+    """A handler that closes while it is cancelled is heard, and no frame follows its Close."""
+    origin = quart_origin()
+    deadlines = Deadlines(close=0.2, grace=0.2)
+    async with serving(deadlines, origin=origin) as server, server.websocket("/hasty") as peer:
+        await origin.joined.wait()
+        (connection,) = origin.connections
+        assert connection.try_send(text_frame(b"before"))
+        origin.closing.set()
+        await origin.left.wait()
+        assert not connection.try_send(text_frame(b"after"))
+        await connection.send_frames(text_frame(b"after"))
+        assert await peer.rest() == text_frame(b"before") + close_frame(1001)
 
 
 async def test_a_close_frame_waits_for_the_frame_that_is_being_written() -> None:
@@ -130,6 +197,7 @@ async def test_a_cancelled_write_does_not_tear_its_frame() -> None:
         assert await peer.message() == "next"
 
 
+@pytest.mark.slow
 async def test_a_silent_socket_is_dropped_and_an_answering_one_is_not() -> None:
     """Pongs are signs of life; a peer that sends none for the silence deadline is gone."""
     deadlines = Deadlines(ping=0.1, silence=0.3, grace=0.3)
@@ -149,6 +217,7 @@ async def test_a_silent_socket_is_dropped_and_an_answering_one_is_not() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_nobody_is_silent_before_the_accept() -> None:
     """A handler may think as long as it likes before it accepts."""
     origin = quart_origin()
@@ -176,6 +245,7 @@ async def test_a_message_above_the_limit_is_1009() -> None:
         assert await peer.event() is None
 
 
+@pytest.mark.slow
 async def test_a_peer_that_floods_after_1009_is_cut() -> None:
     """Who ignores our goodbye and sends on is reset after the close deadline."""
     deadlines = Deadlines(close=0.3, grace=0.3)

@@ -89,10 +89,10 @@ def progress_of(job: str, **payload: object) -> Message:
 def test_one_file() -> None:
     """A single file has one bar, with the item's own total."""
     files = Files()
-    files.apply(moved("/work/a.mp4", 10, 100))
+    files.apply(moved("/job/a.mp4", 10, 100))
     (row,) = files.rows.values()
     assert (row.name, row.done, row.total, row.finished) == ("a.mp4", 10, 100, False)
-    files.apply(moved("/work/a.mp4", 100, 100, status="finished"))
+    files.apply(moved("/job/a.mp4", 100, 100, status="finished"))
     assert (row.done, row.total, row.finished) == (100, 100, True)
 
 

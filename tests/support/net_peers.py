@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
@@ -115,6 +116,7 @@ class Listener(Raw):
         self.referee = WebSocketProtocol(ConnectionType.CLIENT)
         self.answer = b""
         self.pings = 0
+        self.pongs = 0
         self._events: list[Event] = []
 
     async def upgrade(self, path: str = "/ws", extra: bytes = b"") -> None:
@@ -129,16 +131,19 @@ class Listener(Raw):
         await self.say(self.referee.send(event))
 
     async def event(self) -> Event | None:
-        """The next event but pings, which are answered; None at the end of the connection."""
+        """The next event but pings (answered) and pongs; None at the end of the connection."""
         while True:
             for happened in self.referee.events():
                 self._events.append(happened)
             while self._events:
                 happened = self._events.pop(0)
-                if not isinstance(happened, Ping):
+                if isinstance(happened, Ping):
+                    self.pings += 1
+                    await self.tell(happened.response())
+                elif isinstance(happened, Pong):
+                    self.pongs += 1
+                else:
                     return happened
-                self.pings += 1
-                await self.tell(happened.response())
             chunk = await self.more()
             if not chunk:
                 return None
@@ -259,6 +264,27 @@ async def serving(
             yield Running(addresses[0][1], origin)
 
 
+class Stingy:
+    """A socket that takes a random part of what it is offered, and sometimes nothing."""
+
+    def __init__(self, sock: socket.socket, seed: int) -> None:
+        self._sock = sock
+        self._random = random.Random(seed)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Take some of it."""
+        if self._random.random() < 0.2:
+            raise BlockingIOError
+        return self._sock.send(data[: self._random.randint(1, 40)])
+
+    def fileno(self) -> int:
+        """For waiting until there is room, which there always is."""
+        return self._sock.fileno()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+
 def connection_in(scope: Scope) -> Connection:
     """The connection that the server put into the scope."""
     return cast("Connection", cast("dict[str, object]", scope["state"])["vidra.connection"])
@@ -335,6 +361,18 @@ def _add_sockets(app: QuartTrio, origin: Origin) -> None:
         finally:
             origin.count(-1)
             origin.left.set()
+
+    @app.websocket("/hasty")
+    async def hasty() -> None:
+        await websocket.accept()
+        origin.connections.append(connection_in(websocket.scope))
+        origin.joined.set()
+        await origin.closing.wait()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await websocket.close(1001)
+        origin.left.set()
+        await trio.sleep_forever()
 
     @app.websocket("/chatter")
     async def chatter() -> None:

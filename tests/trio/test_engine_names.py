@@ -7,7 +7,7 @@ import pytest
 from vidra_trio.engine.errors import ItemFailed
 from vidra_trio.engine.names import MAX_BYTES, RESERVED, clean, confine
 
-ROOT = "/work/out"
+ROOT = "/job/out"
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ ROOT = "/work/out"
         "../x.mp4",
         "a/../../x.mp4",
         "/etc/passwd",
-        "/work/out/../x.mp4",
-        "/work/outer/x.mp4",
+        "/job/out/../x.mp4",
+        "/job/outer/x.mp4",
         "",
         ".",
     ],
@@ -32,11 +32,11 @@ def test_a_name_that_leads_out_is_refused(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("x.mp4", "/work/out/x.mp4"),
-        ("/work/out/x.mp4", "/work/out/x.mp4"),
-        ("folder/x.mp4", "/work/out/folder/x.mp4"),
-        ("./folder//x.mp4", "/work/out/folder/x.mp4"),
-        (".ssh/-x.mp4", "/work/out/ssh/x.mp4"),
+        ("x.mp4", "/job/out/x.mp4"),
+        ("/job/out/x.mp4", "/job/out/x.mp4"),
+        ("folder/x.mp4", "/job/out/folder/x.mp4"),
+        ("./folder//x.mp4", "/job/out/folder/x.mp4"),
+        (".ssh/-x.mp4", "/job/out/ssh/x.mp4"),
     ],
 )
 def test_a_name_inside_stays(path: str, expected: str) -> None:

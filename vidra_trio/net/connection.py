@@ -303,7 +303,8 @@ class Connection(TCPServer):
         """Hypercorn's way out: bytes, the wish to close, or news about idleness."""
         if isinstance(event, RawData):
             await self._write(event.data)
-        elif isinstance(event, Closed):
+            return
+        if isinstance(event, Closed):
             self._finish()
         self._reconsider()
 
@@ -325,6 +326,7 @@ class Connection(TCPServer):
                 data, self._tail = self._tail + data, b""
                 if data and not (self._gone or self._finished):
                     await self._push(data)
+        self._reconsider()  # before a cancellation can get in between
         await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _push(self, data: bytes) -> None:

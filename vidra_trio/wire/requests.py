@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from vidra_trio.wire.urls import OwnAddress
 
 MAX_URLS: Final = 1000
+MAX_JOB_IDS: Final = 10_000
+"""As many as may wait or run. A body full of ids would hold everybody else up for seconds."""
+
 MAX_OPTIONS_BYTES: Final = 64 * 1024
 MAX_OWNER: Final = 256
 """Characters; an owner is a device's or a user's name and stands in every list."""
@@ -129,7 +132,7 @@ def parse_bulk_cancel(body: Mapping[str, Any]) -> BulkCancel:
     """Read the body of the bulk cancel.
 
     Raises:
-        InvalidRequest: a wrong type, an unknown scope, or nothing to cancel.
+        InvalidRequest: a wrong type, an unknown scope, nothing to cancel or too much.
     """
     scope = _optional_text(body, "scope") or ""
     owner = _optional_text(body, "owner")
@@ -141,6 +144,8 @@ def parse_bulk_cancel(body: Mapping[str, Any]) -> BulkCancel:
     job_ids = tuple(_texts(key, body.get(key)))
     if not job_ids:
         raise InvalidRequest("job_ids or scope required")
+    if len(job_ids) > MAX_JOB_IDS:
+        raise InvalidRequest({key: [f"Longer than maximum length {MAX_JOB_IDS}."]})
     return BulkCancel(job_ids=job_ids)
 
 
