@@ -159,6 +159,28 @@ async def test_a_peer_that_pipelines_and_stops_reading_leaves_nothing_behind() -
             assert trio.lowlevel.current_statistics().tasks_living <= before
 
 
+@pytest.mark.slow
+async def test_a_reader_parked_behind_an_endless_answer_goes_with_the_reset() -> None:
+    """The next request waits for an answer that never ends; the write deadline ends both."""
+    left = trio.Event()
+
+    async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "http":
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                body = b"x" * 8_000_000
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                await trio.sleep_forever()
+            finally:
+                left.set()
+
+    deadlines = Deadlines(write=0.2, grace=0.1)
+    async with serving(deadlines, app=app) as server, server.raw(receive_buffer=4096) as peer:
+        await peer.say(get() * 2)
+        await left.wait()
+        assert await peer.was_reset()
+
+
 async def test_an_application_that_stays_without_its_peer_is_cancelled() -> None:
     """It has the grace to leave by itself; then it is made to, and the server goes on."""
     joined, left = trio.Event(), trio.Event()

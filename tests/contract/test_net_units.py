@@ -124,14 +124,14 @@ async def test_a_disconnect_never_waits_and_comes_last(autojump_clock: MockClock
     assert [await inbox.take() for _ in range(3)] == [BODY, GONE, GONE]
 
 
-async def test_an_abandoned_inbox_frees_who_waits(autojump_clock: MockClock) -> None:
-    """An application that has ended holds nobody who still tells it something."""
+async def test_a_disconnect_frees_who_waits_for_room(autojump_clock: MockClock) -> None:
+    """A reader that waits for an application which never reads is not held any longer."""
     inbox = Inbox(0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(inbox.put, BODY)
         await trio.testing.wait_all_tasks_blocked()
-        inbox.abandon()
-    await inbox.put(BODY)
+        await inbox.put(GONE)
+    assert await inbox.take() == GONE
 
 
 # --- listening ---

@@ -4,8 +4,7 @@ Hypercorn tells an application that its peer has left by putting a message
 into its queue. When the queue is full that waits, and the one who waits may be
 the application itself, in its last `send`: the connection then hangs for ever
 (an early answer to a long body is enough). Here the news is the end of the
-queue, which never waits; and an application that has ended takes what is still
-put for it, so that the reader does not wait for nobody.
+queue, which never waits, and frees a reader that waits for room in it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Inbox:
         self._last: ASGIReceiveEvent | None = None
 
     async def put(self, message: ASGIReceiveEvent) -> None:
-        """Wait for room. A disconnect ends the queue without waiting; what follows is dropped."""
+        """Wait for room. A disconnect ends the queue at once; what waits or follows is dropped."""
         if message["type"] in DISCONNECTS:
             self._last = message
             self._puts.close()
@@ -50,10 +49,6 @@ class Inbox:
             assert self._last is not None  # noqa: S101  # only a disconnect ends the queue
             return self._last
 
-    def abandon(self) -> None:
-        """Nobody takes any more: whoever waits to put is freed."""
-        self._takes.close()
-
 
 class ApplicationGroup(TaskGroup):
     """Hypercorn's task group, with an `Inbox` per application call."""
@@ -68,19 +63,14 @@ class ApplicationGroup(TaskGroup):
         """Start the application for this scope; returns the way to tell it something."""
         inbox = Inbox(config.max_app_queue_size)
 
-        async def call() -> None:
-            try:
-                await call_application(
-                    app,
-                    config,
-                    scope,
-                    inbox.take,
-                    send,
-                    trio.to_thread.run_sync,
-                    trio.from_thread.run,
-                )
-            finally:
-                inbox.abandon()
-
-        self.spawn(call)
+        self.spawn(
+            call_application,
+            app,
+            config,
+            scope,
+            inbox.take,
+            send,
+            trio.to_thread.run_sync,
+            trio.from_thread.run,
+        )
         return inbox.put

@@ -284,7 +284,6 @@ class Connection(TCPServer):
             self._websocket = websocket_of(self.protocol)
             self._patience.nudge_in(self._deadlines.ping)
         else:
-            self._websocket = None
             self._patience.nudge_in(math.inf)
 
     def _worth(self, phase: Phase) -> float:
