@@ -8,7 +8,10 @@
    in between: a cancel that comes later finds a completed job.
 4. Every other end is told after the work directory was dealt with, so that who
    reads `cancelled` finds nothing left.
-5. Settled states are written before they are told; `idle` is set after that.
+5. Settled states are written before they are told; who asks meanwhile may read
+   a completed job an instant before it is durable. `idle` is set after all that.
+6. Whatever goes wrong in here, the job gets its end: nothing leaves `run_job` but
+   a cancellation from outside.
 """
 
 from __future__ import annotations
@@ -29,9 +32,10 @@ from vidra_trio.core.errors import StorageFailed, VidraError
 from vidra_trio.core.events import InfoChanged, JobChanged, Logged, OverviewChanged, ProgressChanged
 from vidra_trio.core.job import LOG_LINES, LogEntry, Snapshot, Summary, next_version
 from vidra_trio.core.options import overwrites, ytdlp_params
-from vidra_trio.core.paths import PathRules, place
+from vidra_trio.core.paths import PathRules, Placement, place
 from vidra_trio.core.report import Failed, Finished, Identified, Line, Stage, Stopped, Tick
 from vidra_trio.core.states import JobEvent, JobState, Level, Reason
+from vidra_trio.core.zones import refusal
 from vidra_trio.engine.base import RunSpec
 
 if TYPE_CHECKING:
@@ -113,10 +117,22 @@ class Job:
     def work(self) -> Path | None:
         """The job's private directory on the destination's volume; None if no place is allowed."""
         try:
-            placement = place(self.snapshot.spec.options, self.services.rules)
+            placement = self.placement()
         except VidraError:
             return None
         return Path(placement.directory) / f".vidra-{self.snapshot.job_id}"
+
+    def placement(self) -> Placement:
+        """Return where the job's files go: where it began, as long as that is allowed.
+
+        Raises:
+            VidraError: its options no longer pass (the server's rules changed since).
+        """
+        kept, rules = self.snapshot.destination, self.services.rules
+        placement = place(self.snapshot.spec.options, rules)
+        if kept is None or refusal(kept, rules) is not None:
+            return placement
+        return dataclasses.replace(placement, directory=kept)
 
     def change(self, **fields: Any) -> None:  # noqa: ANN401 - members of Snapshot
         """Replace members of the snapshot; never the state."""
@@ -188,18 +204,22 @@ async def run_job(job: Job, *, afresh: bool = False) -> None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 event = await _run_items(job)
     except Exception as defect:  # noqa: BLE001 - a job fails, its siblings do not
-        _log.error("job %s broke", job.snapshot.job_id, exc_info=defect)
-        event = _failed(job, Failed("internal_error", "an internal error; see the server's log"))
+        event = _defect(job, defect)
     finally:
         job.run = None
-        await _last_words(job, event)
-        job.idle.set()
+        try:
+            await _last_words(job, event)
+        finally:
+            job.idle.set()
 
 
 async def _last_words(job: Job, event: JobEvent) -> None:
     """Tidy up, settle, save, tell; all of it even when cancelled, each wait bounded."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
-        await _tidy(job, event)
+    try:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
+            await _tidy(job, event)
+    except Exception as defect:  # noqa: BLE001 - the same boundary: the job gets its end
+        event = _defect(job, defect)
     if job.state in lifecycle.ALIVE:
         _settle(job, event)
     with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
@@ -263,7 +283,7 @@ def _plan(job: Job, index: int, url: str) -> RunSpec:
         VidraError: its options no longer pass (the server's rules changed since).
     """
     options, rules = job.snapshot.spec.options, job.services.rules
-    placement = place(options, rules)
+    placement = job.placement()
     destination = Path(placement.directory)
     return RunSpec(
         job_id=job.snapshot.job_id,
@@ -284,7 +304,7 @@ class _Item:
         self._job = job
         self._index = index
         self._destination = destination
-        self._progress = job.snapshot.progress
+        self._progress = progress.identifying(job.snapshot.progress, "starting")
 
     def take(self, report: Report) -> Finished | Failed | Stopped | None:
         """Apply `report`; returns it when it is the last one."""
@@ -364,8 +384,15 @@ def _item_failed(job: Job, end: Failed) -> Failed:
     return end
 
 
+def _defect(job: Job, defect: Exception) -> JobEvent:
+    """Log what should not have happened; it fails the job, unless that has its end already."""
+    _log.error("job %s broke", job.snapshot.job_id, exc_info=defect)
+    return _failed(job, Failed("internal_error", "an internal error; see the server's log"))
+
+
 def _failed(job: Job, why: Failed) -> JobEvent:
-    job.change(error=why.message, error_code=why.code)
+    if job.state in lifecycle.ALIVE:
+        job.change(error=why.message, error_code=why.code)
     return JobEvent.BROKE
 
 
@@ -386,6 +413,14 @@ def _settle(job: Job, event: JobEvent) -> None:
 
 
 async def _tidy(job: Job, event: JobEvent) -> None:
+    """Do to the work directory what the end means, a cancel that comes meanwhile included."""
+    state = None
+    while state is not job.state:
+        state = job.state
+        await _keep_or_discard(job, event)
+
+
+async def _keep_or_discard(job: Job, event: JobEvent) -> None:
     """Remove the work directory, or note the parts in it that a later run continues from."""
     state = job.state if job.state in lifecycle.SETTLED else lifecycle.advance(job.state, event)
     if state in _RESUMABLE and job.work is not None:

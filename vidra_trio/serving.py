@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -36,17 +36,22 @@ async def serve_until_stopped(settings: Settings, console: Console) -> None:
     """
     asked = trio.Event()
     # The log file belongs to whoever holds the data directory: not opened before that.
-    with interrupts(asked.set), _early_lines() as early:
+    # It is closed after the server: a stop has things to say, too.
+    with interrupts(asked.set), ExitStack() as logging_to_file:
+        early = logging_to_file.enter_context(_early_lines())
         async with serve(settings) as server:
-            ffmpeg = await trio.to_thread.run_sync(find_ffmpeg)
-            with log.configure(settings, to_terminal=console.is_terminal):
-                _repeat(early)
-                _log.info("vidra-trio %s with yt-dlp %s", __version__, engine_version())
-                _log.info("ffmpeg %s (%s)", ffmpeg.version or "none", ffmpeg.path or "not found")
-                say(console, f"listening on {server.url}")
-                say(console, f"logging to {settings.log_file}")
-                await asked.wait()
-                _log.info("asked to stop")
+            ffmpeg = await trio.to_thread.run_sync(find_ffmpeg, abandon_on_cancel=True)
+            logging_to_file.enter_context(log.configure(settings, to_terminal=console.is_terminal))
+            _repeat(early)
+            _log.info("vidra-trio %s with yt-dlp %s", __version__, engine_version())
+            _log.info("ffmpeg %s (%s)", ffmpeg.version or "none", ffmpeg.path or "not found")
+            if settings.scheme == "https":
+                _log.warning("plain http is served: https needs a proxy in front that does TLS")
+            say(console, f"listening on {server.url}")
+            say(console, f"logging to {settings.log_file}")
+            await asked.wait()
+            _log.info("asked to stop")
+        _log.info("stopped")
     say(console, "stopped")
 
 

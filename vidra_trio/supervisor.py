@@ -25,6 +25,7 @@ from vidra_trio.core.errors import JobNotFound, ShuttingDown, StorageFailed, Too
 from vidra_trio.core.events import JobChanged, JobDeleted, OverviewChanged
 from vidra_trio.core.job import LogEntry, Snapshot, Summary, bare, next_version
 from vidra_trio.core.lifecycle import Cell, Move, Plain
+from vidra_trio.core.paths import place
 from vidra_trio.core.progress import IDENTIFYING, Progress
 from vidra_trio.core.restore import restore
 from vidra_trio.core.states import Command, JobState, Level, Reason
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 MAX_UNSETTLED: Final = 10_000
 """Jobs that wait or run. A bug in a client must not fill memory; no user queues as many by hand."""
+
+_NO_ANSWER: Final = f"no answer from the disk within {SETTLE_DEADLINE:g} s"
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +146,7 @@ class Supervisor:
             ShuttingDown: the server no longer takes work.
             TooManyJobs: `MAX_UNSETTLED` jobs wait or run already.
             StorageFailed: the first write failed; nothing was started.
+            VidraError: the options name no place that is allowed.
         """
         self._admit()
         now = self._services.now()
@@ -154,6 +158,7 @@ class Supervisor:
             progress=_waiting(),
             metadata=spec.metadata,
             preview=spec.metadata.get("preview"),
+            destination=place(spec.options, self._services.rules).directory,
             options_version=next_version(int(now.timestamp() * 1000), None),
         )
         job = Job(snapshot, self._services)
@@ -180,16 +185,19 @@ class Supervisor:
             self._admit()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
             return await self._act(job, command, cell)
-        raise StorageFailed(f"no answer from the disk within {SETTLE_DEADLINE:g} s")
+        raise StorageFailed(_NO_ANSWER)  # the scope above gave up
 
     async def wait_settled(self, job_id: str) -> Snapshot:
         """Wait until the job will not move by itself and its end is stored and told.
 
         Raises:
             JobNotFound: there is no such job, or it was removed meanwhile.
+            ShuttingDown: the server stopped its run, and starts no more.
         """
         job = await self._find_steady(job_id)
         while job.state in lifecycle.ALIVE:
+            if job.idle.is_set():
+                raise ShuttingDown
             await job.idle.wait()
         return self.get(job_id)
 
@@ -272,7 +280,10 @@ class Supervisor:
         """Store, show and start a job; before `started` nothing of it exists."""
         job.write(Level.INFO, "job created")
         try:
-            await job.save()
+            await _save_in_time(job)
+            # A caller may have gone in the very step in which the write ended: `started`
+            # would return as if it were still there, and leave a job without a task.
+            await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
             self._services.store.forget(job.snapshot.job_id)
             raise
@@ -330,6 +341,12 @@ class Supervisor:
                 job.write(again.level, again.message)
                 self._services.store.save_soon(job.snapshot, job.log)
             self._services.publish(JobChanged(job.snapshot, Reason.RESTORED, now))
+
+
+async def _save_in_time(job: Job) -> None:
+    with trio.move_on_after(SETTLE_DEADLINE):
+        return await job.save()
+    raise StorageFailed(_NO_ANSWER)
 
 
 def _waiting() -> Progress:

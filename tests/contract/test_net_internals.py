@@ -43,7 +43,6 @@ SIGNATURES: dict[Callable[..., object], str] = {
     H11Protocol.stream_send: "self, event",
     H11Protocol._create_stream: "self, request",
     H11Protocol._check_protocol: "self, event",
-    H11Protocol._send_h11_event: "self, event",
     H11Protocol._send_error_response: "self, status_code",
     TaskGroup.spawn_app: "self, app, config, scope, send",
     TaskGroup.spawn: "self, func, args",

@@ -278,13 +278,20 @@ async def test_the_peers_own_goodbye_is_answered() -> None:
         await origin.left.wait()
 
 
-async def test_early_bytes_do_not_keep_a_refused_socket_open() -> None:
-    """A peer that talks before the accept is refused and, if it stays, dropped."""
-    deadlines = Deadlines(close=0.2, grace=0.2)
-    async with serving(deadlines) as server, server.raw() as peer:
-        await peer.say(b"GET /feed HTTP/1.1\r\n" + UPGRADE + b"\r\nx")
+@pytest.mark.parametrize("path", ["ws", "feed", "chatter"])
+async def test_early_bytes_do_not_keep_a_refused_socket_open(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A peer that talks before the accept gets one 400, even when the accept is under way."""
+    early = b"GET /%s HTTP/1.1\r\n" % path.encode() + UPGRADE + b"\r\n\x81\x80\0\0\0\0"
+    async with serving(Deadlines(close=5, grace=0.2)) as server, server.raw() as peer:
+        began = trio.current_time()
+        await peer.say(early)
         answer = await peer.rest()
+        assert trio.current_time() - began < 2
     assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b'{"error":"bad_request"}')
+    assert caplog.text == ""
 
 
 async def test_nothing_outlives_closed_sockets() -> None:
@@ -366,6 +373,18 @@ async def test_an_end_in_the_middle_of_a_frame_is_a_reset() -> None:
         await peer.say(b"\xff\xff\xff\xff\xff\xff\xff\xff")
         await origin.left.wait()
         assert await peer.was_reset()
+
+
+async def test_a_refusal_that_comes_too_late_only_closes() -> None:
+    """No HTTP answer is written into an open WebSocket."""
+    origin = quart_origin()
+    async with serving(origin=origin) as server, server.websocket("/feed") as peer:
+        await origin.joined.wait()
+        (connection,) = origin.connections
+        await connection.protocol.refuse(400)
+        assert await peer.rest() == b""
+        assert not connection.try_send(text_frame(b"x"))
+        await origin.left.wait()
 
 
 async def test_plain_http_takes_no_frames() -> None:

@@ -11,10 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support.fakes import RULES, SPEC, FakeStore, House, open_house
-from vidra_trio.core.errors import JobNotFound
+from tests.support.fakes import EPOCH, RULES, SPEC, FakeStore, House, Stored, open_house
+from vidra_trio.core.errors import JobNotFound, OptionNotAllowed
 from vidra_trio.core.events import InfoChanged
-from vidra_trio.core.job import JobSpec
+from vidra_trio.core.job import JobSpec, Snapshot
 from vidra_trio.core.report import Failed, Finished, Identified, Line, Stage, Stopped, Tick
 from vidra_trio.core.states import Command, JobKind, JobState, Level
 from vidra_trio.engine.scripted import ScriptedEngine, download
@@ -276,9 +276,12 @@ async def test_a_job_whose_place_is_no_longer_allowed_fails_with_the_reason() ->
     """Options that pass no more (the rules changed) fail the job, not the server."""
     rules = replace(RULES, roots=("/only/here",))
     spec = JobSpec(("http://h/a",), {"paths": {"home": "/elsewhere"}})
-    async with open_house(rules=rules) as house:
-        job = await house.supervisor.create(spec)
-        end = await house.supervisor.wait_settled(job.job_id)
+    old = Stored(Snapshot("old", spec, S.FAILED, EPOCH))
+    async with open_house(store=FakeStore([old]), rules=rules) as house:
+        await house.supervisor.apply("old", Command.RESUME)
+        end = await house.supervisor.wait_settled("old")
+        with pytest.raises(OptionNotAllowed):
+            await house.supervisor.create(spec)
     assert (end.state, end.error_code) == (S.FAILED, "option_not_allowed")
     assert house.engine.runs == []
 
@@ -363,3 +366,85 @@ async def test_more_than_one_identified_url_keeps_the_first_preview() -> None:
         job = await house.supervisor.create(TWO)
         end = await house.supervisor.wait_settled(job.job_id)
     assert end.preview == {"title": "a"}
+
+
+async def test_a_url_that_is_there_already_completes_without_being_identified() -> None:
+    """What the archive knows is not asked of the site again: a success all the same."""
+    async with open_house(ScriptedEngine(lambda _: (Finished(),))) as house:
+        job = await house.supervisor.create(SPEC)
+        end = await house.supervisor.wait_settled(job.job_id)
+    assert (end.state, end.error) == (S.COMPLETED, None)
+
+
+async def test_resuming_a_job_with_nothing_left_to_do_completes_it() -> None:
+    """A stored job whose URLs are all on disk ends at once, whatever its status said."""
+    old = Stored(Snapshot("old", SPEC, S.PAUSED, EPOCH, finished_items=(0,)))
+    async with open_house(store=FakeStore([old])) as house:
+        await house.supervisor.apply("old", Command.RESUME)
+        assert (await house.supervisor.wait_settled("old")).state is S.COMPLETED
+    assert house.engine.runs == []
+
+
+async def test_a_defect_while_tidying_up_fails_the_job_and_no_other() -> None:
+    """Even the last words are inside the boundary: the job gets its end."""
+
+    class Broken(ScriptedEngine):
+        async def partial_files(self, work: Path) -> tuple[str, ...]:
+            raise RuntimeError("broken")
+
+    async with open_house(Broken(lambda _: (VIDEO, trio.Event()))) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        await house.supervisor.apply(job.job_id, Command.PAUSE)
+        end = await house.supervisor.wait_settled(job.job_id)
+        assert end.error_code == "internal_error"
+        other = await house.supervisor.create(SPEC)
+        await house.supervisor.apply(other.job_id, Command.CANCEL)
+
+
+async def test_a_defect_after_the_success_leaves_the_success() -> None:
+    """An engine that breaks on its way out does not take the file away."""
+
+    class BreaksAtTheEnd(ScriptedEngine):
+        @asynccontextmanager
+        async def open(self, spec: RunSpec) -> AsyncIterator[ScriptedRun]:
+            async with super().open(spec) as run:
+                yield run
+            raise RuntimeError("late")
+
+    async with open_house(BreaksAtTheEnd()) as house:
+        job = await house.supervisor.create(SPEC)
+        end = await house.supervisor.wait_settled(job.job_id)
+    assert (end.state, end.error) == (S.COMPLETED, None)
+
+
+async def test_a_cancel_during_the_last_words_removes_the_parts(
+    autojump_clock: MockClock,
+) -> None:
+    """A pause that is turned into a cancel while it looks for parts keeps none."""
+
+    class Slow(ScriptedEngine):
+        async def partial_files(self, work: Path) -> tuple[str, ...]:
+            await trio.sleep(1)
+            return await super().partial_files(work)
+
+    async with open_house(Slow(lambda _: (VIDEO, trio.Event()))) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        await house.supervisor.apply(job.job_id, Command.PAUSE)
+        await trio.sleep(0.5)
+        assert (await house.supervisor.apply(job.job_id, Command.CANCEL)).state is S.CANCELLING
+        end = await house.supervisor.wait_settled(job.job_id)
+    assert (end.state, end.partial_files) == (S.CANCELLED, ())
+    assert len(house.engine.discarded) == 1
+
+
+async def test_a_job_stays_where_it_began() -> None:
+    """A later change of the default folder does not part a job from its parts."""
+    old = Stored(Snapshot("old", SPEC, S.PAUSED, EPOCH, destination="/films"))
+    gone = Stored(Snapshot("gone", SPEC, S.PAUSED, EPOCH, destination="/etc"))
+    async with open_house(store=FakeStore([old, gone])) as house:
+        for job_id in ("old", "gone"):
+            await house.supervisor.apply(job_id, Command.RESUME)
+            await house.supervisor.wait_settled(job_id)
+    assert [str(run.spec.destination) for run in house.engine.runs] == ["/films", "/downloads"]

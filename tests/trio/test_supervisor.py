@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -25,6 +26,9 @@ from vidra_trio.core.report import Failed, Identified
 from vidra_trio.core.states import Command, JobKind, JobState, Level
 from vidra_trio.engine.scripted import ScriptedEngine, download
 from vidra_trio.supervisor import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 S, C = JobState, Command
 VIDEO = Identified(JobKind.VIDEO, {"title": "T"})
@@ -74,6 +78,43 @@ async def test_a_caller_that_goes_away_leaves_no_trace(autojump_clock: MockClock
         assert house.supervisor.summary().total == 0
     assert store.saved == {}
     assert house.recorder.updates() == []
+
+
+async def test_a_caller_that_goes_in_the_step_of_the_last_write_leaves_no_trace() -> None:
+    """Cancelled in the very instant in which the write ended: still no job."""
+    caller = trio.CancelScope()
+
+    class Instant(FakeStore):
+        async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
+            await super().save(snapshot, logs)
+            caller.cancel()
+
+    async with open_house(store=Instant()) as house:
+        with caller:
+            await house.supervisor.create(SPEC)
+        assert caller.cancelled_caught
+        assert house.supervisor.jobs() == []
+        assert house.store.saved == {}
+    assert house.engine.runs == []
+
+
+async def test_a_create_on_a_disk_that_never_answers_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    """A create does not hang with its disk."""
+    async with open_house(store=FakeStore(delay=1000)) as house:
+        with pytest.raises(StorageFailed):
+            await house.supervisor.create(SPEC)
+        assert house.supervisor.jobs() == []
+
+
+async def test_waiting_for_a_job_that_the_shutdown_stopped_is_refused() -> None:
+    """A stopped job waits for a slot that nobody gives: waiting for it says so."""
+    async with open_house(endless()) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+    with pytest.raises(ShuttingDown):
+        await house.supervisor.wait_settled(job.job_id)
 
 
 async def test_a_job_outlives_its_caller(autojump_clock: MockClock) -> None:

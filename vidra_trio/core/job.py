@@ -65,6 +65,7 @@ class Snapshot:
     progress: Progress = field(default_factory=Progress)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     preview: Mapping[str, Any] | None = None
+    destination: str | None = None  # where its files go, whatever the settings say later
     finished_items: tuple[int, ...] = ()  # indices into spec.urls that are on disk already
     generated_files: tuple[str, ...] = ()
     partial_files: tuple[str, ...] = ()

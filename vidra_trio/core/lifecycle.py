@@ -106,6 +106,8 @@ COMMANDS: Final[Mapping[JobState, Mapping[Command, Cell]]] = {
 EVENTS: Final[Mapping[JobState, Mapping[JobEvent, JobState]]] = {
     S.QUEUED:     {E.BEGIN: S.STARTING, E.BROKE: S.FAILED, E.STOPPED: S.QUEUED},
     S.STARTING:   {E.IDENTIFIED: S.RUNNING, E.NEEDS_SELECTION: S.SELECTING,
+                   E.FINISHED: S.COMPLETED,  # there already: nothing was asked of the site
+                   E.FINISHED_WITH_ERRORS: S.COMPLETED_WITH_ERRORS,
                    E.BROKE: S.FAILED, E.STOPPED: S.QUEUED},
     S.SELECTING:  {E.BROKE: S.FAILED, E.STOPPED: S.SELECTING},
     S.RUNNING:    {E.IDENTIFIED: S.RUNNING, E.FINISHED: S.COMPLETED,

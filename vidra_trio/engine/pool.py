@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from vidra_trio.engine.pipe import Message, Order
 
-COMMAND: Final = (sys.executable, "-m", "vidra_trio.engine.worker")
+COMMAND: Final = (sys.executable, "-P", "-m", "vidra_trio.engine.worker")
+"""-P: the folder that a worker runs in is no place to import from."""
 
 RECYCLE_AFTER: Final = 50
 """Runs per worker: what libraries leak stays small, what a start costs too."""

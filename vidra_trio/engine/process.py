@@ -78,11 +78,15 @@ class ProcessEngine:
 
     async def discard(self, work: Path) -> None:
         """Remove a work directory and all in it; fine when there is none."""
-        await trio.to_thread.run_sync(workdir.remove, work, limiter=self._disk)
+        await trio.to_thread.run_sync(
+            workdir.remove, work, limiter=self._disk, abandon_on_cancel=True
+        )
 
     async def partial_files(self, work: Path) -> tuple[str, ...]:
         """Return the parts below `work` that a later run would continue from."""
-        return await trio.to_thread.run_sync(workdir.parts_of, work, limiter=self._disk)
+        return await trio.to_thread.run_sync(
+            workdir.parts_of, work, limiter=self._disk, abandon_on_cancel=True
+        )
 
     def statistics(self) -> EngineStatistics:
         """Return a frozen picture of the engine."""
@@ -92,7 +96,7 @@ class ProcessEngine:
     async def ffmpeg(self) -> Ffmpeg:
         """Return the ffmpeg that runs use; looked for once."""
         if self._ffmpeg is None:
-            self._ffmpeg = await trio.to_thread.run_sync(find_ffmpeg)
+            self._ffmpeg = await trio.to_thread.run_sync(find_ffmpeg, abandon_on_cancel=True)
         return self._ffmpeg
 
     async def vet(self, spec: RunSpec) -> tuple[dict[str, Any], tuple[str, ...]]:

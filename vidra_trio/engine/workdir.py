@@ -66,7 +66,9 @@ def publish(
     """
     out = resume.out_of(work)
     # The main file last: when it can be seen, what belongs to it is there.
-    relatives = sorted(_products(out), key=lambda one: (str(one) == main, one))
+    relatives = sorted(_products(out, main), key=lambda one: (str(one) == main, one))
+    if str(relatives[-1] if relatives else None) != main:
+        raise ItemFailed("nothing_downloaded", f"the file is not there: {main}")
     for relative in relatives:
         _check_inside(destination / relative, (destination,), "the file")
         _check_inside(destination / relative, roots, "the file")
@@ -99,12 +101,22 @@ def parts_of(work: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _products(out: Path) -> Iterator[Path]:
+def _products(out: Path, main: str) -> Iterator[Path]:
+    """Return what was asked for: the main file whatever its name, and all but leftovers."""
     for folder, _, names in os.walk(out):
         for file in (Path(folder, name) for name in names):
-            regular = stat.S_ISREG(file.lstat().st_mode)
-            if regular and file.suffix not in _LEFTOVER and not file.stem.endswith(".temp"):
-                yield file.relative_to(out)
+            relative = file.relative_to(out)
+            wanted = str(relative) == main or not _is_leftover(file)
+            if wanted and stat.S_ISREG(file.lstat().st_mode):
+                yield relative
+
+
+def _is_leftover(file: Path) -> bool:
+    """Return whether a step left it behind: a part, or `X.temp.ext` beside an `X.ext`."""
+    if file.suffix in _LEFTOVER:
+        return True
+    finished = file.with_name(file.stem.removesuffix(".temp") + file.suffix)
+    return finished != file and finished.exists()
 
 
 def _check_inside(path: Path, roots: Sequence[Path], what: str) -> None:

@@ -7,7 +7,8 @@
    the offer is taken out of the request. One frame then fits every
    subscriber, and 64 KiB of input stay 64 KiB.
 3. Every refusal is JSON like all our answers; Hypercorn's have no body.
-4. After a refusal the application may go on talking; nobody listens.
+4. After a refusal the application may go on talking, a WebSocket may even be
+   accepted in that moment (its peer spoke too early); nobody listens.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from typing import TYPE_CHECKING
 
 import h11
 from hypercorn.events import Closed, RawData
-from hypercorn.protocol.events import Body, Response
+from hypercorn.protocol.events import Response, StreamClosed
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 
 if TYPE_CHECKING:
     from hypercorn.protocol.events import Event
-    from hypercorn.typing import H11SendableEvent
 
 # How Hypercorn's streams say no by themselves (crashed application, bad handshake).
 BARE_REFUSAL = [(b"content-length", b"0"), (b"connection", b"close")]
@@ -78,18 +78,11 @@ class Http1(H11Protocol):
         await self.send(Closed())
 
     async def stream_send(self, event: Event) -> None:
-        """Hypercorn's hook for what its streams send; gives their bare refusals a body."""
+        """Hypercorn's hook for what its streams send: their refusals get a body and are final."""
         if isinstance(event, Response) and event.headers == BARE_REFUSAL:
-            status = event.status_code
-            await super().stream_send(Response(event.stream_id, refusal_headers(status), status))
-            if not self._head_only:
-                await super().stream_send(Body(event.stream_id, refusal_body(status)))
-        else:
+            await self.refuse(event.status_code)
+        elif not self.over or isinstance(event, StreamClosed):
             await super().stream_send(event)
-
-    async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        if not self.over:
-            await super()._send_h11_event(event)
 
     async def _send_error_response(self, status_code: int) -> None:
         # Serialised in one go, before anybody else can run: the application

@@ -48,7 +48,7 @@ _KNOWN: Final = frozenset(
 _HUGE: Final = 2**63
 """No size, rate or duration reaches it; integers in JSON have no end."""
 
-_OURS_KNOWN: Final = frozenset(("error_code", "finished_items", "metadata"))
+_OURS_KNOWN: Final = frozenset(("destination", "error_code", "finished_items", "metadata"))
 _LEVELS: Final = {level.value: level for level in Level} | {
     "warn": Level.WARNING,
     "stderr": Level.ERROR,
@@ -130,6 +130,7 @@ def parse_job(form: Mapping[str, Any], now: datetime) -> Snapshot:
         progress=_parse_progress(_member(form, "progress")),
         metadata=metadata,
         preview=preview if isinstance(preview, dict) else None,
+        destination=_text(ours, "destination"),
         finished_items=_indices(ours.get("finished_items")),
         generated_files=tuple(sorted(set(_texts(form, "generated_files")))),
         partial_files=tuple(sorted(set(_texts(form, "partial_files")))),
@@ -173,6 +174,7 @@ def _dump_version(side: str, version: int | None) -> dict[str, Any]:
 def _dump_ours(snapshot: Snapshot, metadata: Mapping[str, Any]) -> dict[str, Any]:
     asked = snapshot.spec.metadata
     form = {
+        "destination": snapshot.destination,
         "error_code": snapshot.error_code,
         "finished_items": list(snapshot.finished_items) or None,
         "metadata": None if asked == metadata else dict(asked),
