@@ -31,8 +31,9 @@ from vidra_trio.core import lifecycle, progress
 from vidra_trio.core.errors import StorageFailed, VidraError
 from vidra_trio.core.events import InfoChanged, JobChanged, Logged, OverviewChanged, ProgressChanged
 from vidra_trio.core.job import LOG_LINES, LogEntry, Snapshot, Summary, next_version
-from vidra_trio.core.options import overwrites, ytdlp_params
+from vidra_trio.core.options import overwrites, secret_values, ytdlp_params
 from vidra_trio.core.paths import PathRules, Placement, place
+from vidra_trio.core.redact import redact
 from vidra_trio.core.report import Failed, Finished, Identified, Line, Stage, Stopped, Tick
 from vidra_trio.core.states import JobEvent, JobState, Level, Reason
 from vidra_trio.core.zones import refusal
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
 SETTLE_DEADLINE: Final = 4.0
 """Seconds for a job's last words (remove parts, save) once its engine let go.
 Below the 5 s in which a server stops."""
+
+SHORTEST_SECRET: Final = 4
+"""Masking a shorter one would spell it out by where the gaps are."""
 
 _log = logging.getLogger(__name__)
 
@@ -305,6 +309,8 @@ class _Item:
         self._index = index
         self._destination = destination
         self._progress = progress.identifying(job.snapshot.progress, "starting")
+        values = secret_values(job.snapshot.spec.options)
+        self._secrets = [value for value in values if len(value) >= SHORTEST_SECRET]
 
     def take(self, report: Report) -> Finished | Failed | Stopped | None:
         """Apply `report`; returns it when it is the last one."""
@@ -321,7 +327,9 @@ class _Item:
                 self._finished(report)
                 return report
             case Failed():
-                return _item_failed(self._job, report)
+                message = redact(report.message, self._secrets)
+                end = msgspec.structs.replace(report, message=message)
+                return _item_failed(self._job, end)
             case _:
                 return report  # Stopped
         return None
@@ -340,7 +348,7 @@ class _Item:
 
     def _line(self, line: Line) -> None:
         job = self._job
-        job.write(line.level, line.message)
+        job.write(line.level, redact(line.message, self._secrets))
         if line.level is Level.ERROR and not job.snapshot.has_error_logs:
             job.change(has_error_logs=True)
             job.tell(Reason.UPDATED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -15,6 +15,11 @@ from vidra_trio.engine.tools import engine_version, find_ffmpeg
 from vidra_trio.interrupts import interrupts
 from vidra_trio.server import serve
 
+try:
+    import resource
+except ImportError:  # Windows: no such limit there
+    resource = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -22,10 +27,27 @@ if TYPE_CHECKING:
 
     from vidra_trio.settings import Settings
 
+WANTED_FILES: Final = 4096
+"""Twice the connections, and room for state files, logs and workers."""
+
 EARLY_LINES: Final = 1000
 """Log lines kept from before the log file is open: one per damaged job, at worst."""
 
 _log = logging.getLogger(__name__)
+
+
+def raise_open_files_limit() -> None:
+    """Take as many file descriptors as the system gives without asking: one a socket.
+
+    Half of the systems start processes with 1,024, less than the sockets we promise.
+    """
+    if resource is None:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted:
+        with suppress(OSError, ValueError):  # some systems lie about the hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def serve_until_stopped(settings: Settings, console: Console) -> None:
@@ -34,6 +56,7 @@ async def serve_until_stopped(settings: Settings, console: Console) -> None:
     Raises:
         ConfigurationError, DataDirInUse, PortBusy: as `serve` does.
     """
+    raise_open_files_limit()
     asked = trio.Event()
     # The log file belongs to whoever holds the data directory: not opened before that.
     # It is closed after the server: a stop has things to say, too.

@@ -81,6 +81,7 @@ VARIABLES: Final = (
     Variable("VIDRA_SERVER_API_ROOT", "/api", "prefix of the REST paths"),
     Variable("VIDRA_SERVER_WS_OVERVIEW_PATH", "/ws/overview", "socket with all jobs"),
     Variable("VIDRA_SERVER_WS_JOB_PATH", "/ws/jobs", "prefix of the sockets with one job"),
+    Variable("VIDRA_SERVER_HEALTH_PATH", "/", "a launcher's; checked only"),
     Variable(
         "VIDRA_SERVER_TIMEOUT_SECONDS", "30", "how long a client should wait; only reported to it"
     ),
@@ -134,6 +135,7 @@ class Settings:
     api_root: str = "/api"
     ws_overview_path: str = "/ws/overview"
     ws_job_path: str = "/ws/jobs"
+    health_path: str = "/"
     timeout_seconds: int = 30
     log_level: str = "info"
     lock_file: Path | None = None
@@ -255,6 +257,7 @@ def _plain(env: _Environment) -> dict[str, Any]:
         "api_root": _url_path,
         "ws_overview_path": _url_path,
         "ws_job_path": _url_path,
+        "health_path": _url_path,
         "timeout_seconds": _between(0, 86_400),
         "log_level": _log_level,
         "preview_api": _flag,

@@ -366,9 +366,23 @@ async def test_connections_above_the_limit_are_closed_at_once(
         await two.ask(get())
         for _ in range(3):
             async with server.raw() as three:
-                assert await three.rest() == b""
+                answer = await three.rest()
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert answer.endswith(b'{"error":"too_many_connections"}')
         await one.say(get("/hello", "Connection: close"))
         await one.rest()
         await trio.testing.wait_all_tasks_blocked(0.02)
         assert await server.works()
     assert caplog.text.count("2 connections are open") == 1
+
+
+async def test_tls_is_refused_with_a_clear_message(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that tries TLS is refused at once, and the log says what to do."""
+    async with serving() as server:
+        async with server.raw() as peer:
+            await peer.say(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64))
+            assert (await peer.rest()).startswith(b"HTTP/1.1 400 ")
+        assert "this port is plain http" in caplog.text
+        async with server.raw() as other:
+            await other.say(get("/hello", "Connection: close"))
+            assert (await other.rest()).startswith(b"HTTP/1.1 200 ")

@@ -72,6 +72,22 @@ def test_leftovers_and_links_are_not_published(place: Place) -> None:
     assert place.publish("a.mp4") == ["a.mp4"]
 
 
+@pytest.mark.parametrize("name", ["room.temp.mp4", "guitar.part", "show.temp"])
+def test_a_title_that_looks_like_a_leftover_is_published(name: str, place: Place) -> None:
+    """What the run calls its file is the file, whatever the site called the video."""
+    (place.work / "out").mkdir()
+    (place.work / "out" / name).write_text("media")
+    assert place.publish(name) == [name]
+
+
+def test_a_file_that_is_not_there_is_no_success(place: Place) -> None:
+    """A run that names a file it did not make has failed."""
+    place.produce(a_mp4="media")
+    with pytest.raises(ItemFailed) as failed:
+        place.publish("b.mp4")
+    assert failed.value.fault == "nothing_downloaded"
+
+
 def test_overwrite_replaces_by_rename(place: Place) -> None:
     """The new file takes the name; a link there is replaced, its target untouched."""
     place.produce(a_mp4="new")

@@ -448,3 +448,16 @@ async def test_a_job_stays_where_it_began() -> None:
             await house.supervisor.apply(job_id, Command.RESUME)
             await house.supervisor.wait_settled(job_id)
     assert [str(run.spec.destination) for run in house.engine.runs] == ["/films", "/downloads"]
+
+
+async def test_a_secret_of_the_options_is_in_no_line_and_no_error() -> None:
+    """Whatever an engine says, a password or a cookie is masked before it is kept."""
+    spec = JobSpec(("http://h/a",), {"password": "hunter2", "add_headers": {"Cookie": "sid=77"}})
+    script = (Line(Level.INFO, "login with hunter2"), Failed("x", "refused sid=77 hunter2"))
+    async with open_house(ScriptedEngine(lambda _: script)) as house:
+        job = await house.supervisor.create(spec)
+        end = await house.supervisor.wait_settled(job.job_id)
+        text = " ".join(entry.message for entry in house.supervisor.logs(job.job_id))
+    assert "hunter2" not in f"{text} {end.error}"
+    assert "sid=77" not in f"{text} {end.error}"
+    assert "login with" in text

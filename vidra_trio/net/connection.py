@@ -62,6 +62,9 @@ WRITE_BLOCK = 2**16
 # is not lost in a reset. Sixteen times the largest body anybody may send.
 DISCARD_LIMIT = 2**24
 
+# A TLS handshake record; no request begins with it, so h11 answers 400 anyway.
+TLS_HELLO = b"\x16\x03"
+
 PING = b"\x89\x00"
 
 # l_onoff, l_linger: closing resets the connection and forgets what is unsent.
@@ -239,6 +242,8 @@ class Connection(TCPServer):
             return b""
 
     async def _hear(self, data: bytes) -> None:
+        if self._phase is Phase.HEAD and data.startswith(TLS_HELLO):
+            logger.warning("a client speaks TLS: this port is plain http, put a proxy in front")
         began = trio.current_time()
         await self.protocol.handle(RawData(data))
         self._reconsider()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +35,13 @@ RESERVED_DESCRIPTORS = 128
 
 # Even under a tiny limit somebody must be able to ask what is going on.
 FEWEST_CONNECTIONS = 16
+
+# Whoever comes on top of the limit is told so; nothing it asked has been read.
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"
+    b"content-length: 32\r\nconnection: close\r\n\r\n"
+    b'{"error":"too_many_connections"}'
+)
 
 # After a failed accept: long enough not to spin, short enough not to be noticed.
 ACCEPT_PAUSE = 0.1
@@ -144,6 +152,8 @@ class Reception:
             await self._empty.wait()
 
     def _turn_away(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock.send(FULL)  # the peer's buffer is empty: it fits, or the peer is gone
         sock.close()
         self._turned_away += 1
         self._complain(f"{self._limit} connections are open, the next ones are closed at once")

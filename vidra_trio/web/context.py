@@ -65,5 +65,6 @@ async def drain(context: WebContext) -> None:
     New ones are refused from now on. Waits as long as a peer takes its time; the
     caller bounds it.
     """
+    context.hub.close()
     context.closing.set()
     await context.sockets.wait_none()
