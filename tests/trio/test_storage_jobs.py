@@ -20,6 +20,7 @@ from vidra_trio.core.errors import StorageFailed
 from vidra_trio.core.states import JobState
 from vidra_trio.storage import jobs
 from vidra_trio.storage.files import Locations
+from vidra_trio.storage.state import StateFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -474,3 +475,20 @@ async def jump_when_blocked(clock: MockClock, seconds: float) -> None:
     """Move the clock once everybody waits."""
     await wait_all_tasks_blocked()
     clock.jump(seconds)
+
+
+async def test_a_job_that_cannot_be_spelt_does_not_end_the_writer(
+    at: Locations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect in one write is that write's failure; the next one works."""
+    async with opened(at) as store:
+        with monkeypatch.context() as broken:
+            broken.setattr(StateFile, "commit", _raises_type_error)
+            with pytest.raises(StorageFailed):
+                await store.save(job("a"))
+        await store.save(job("b"))
+    assert [entry["job_id"] for entry in state(at)] == ["a", "b"]
+
+
+def _raises_type_error(*_: object) -> None:
+    raise TypeError("no JSON value")

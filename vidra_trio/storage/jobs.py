@@ -248,6 +248,10 @@ class JobStore:
             )
         except OSError as failure:
             return self._failed(changes, failure.strerror or str(failure))
+        except (ValueError, TypeError, RuntimeError, MemoryError) as defect:
+            # A job that cannot be spelt must not end the one writer of all the others.
+            _log.error("a write failed", exc_info=defect)
+            return self._failed(changes, f"{type(defect).__name__}")
         if self._error is not None:
             _log.info("jobs are being saved again")
         self._writes += 1
