@@ -298,6 +298,7 @@ def _plan(job: Job, index: int, url: str) -> RunSpec:
         params=ytdlp_params(options, rules),
         overwrite=overwrites(options),
         roots=tuple(map(Path, rules.roots)),
+        rules=rules,
     )
 
 

@@ -487,3 +487,19 @@ def test_readers_are_total(key: str, value: object) -> None:
     """A reader parses or refuses any value; nothing else ever comes out of it."""
     with contextlib.suppress(BadValue):
         OPTIONS[key].read(value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "%(title)999999999s.%(ext)s",
+        "%(title).9999s.%(ext)s",
+        "%(upload_date>%9999Y)s.%(ext)s",
+        "%(title&{:>99999})s.%(ext)s",
+    ],
+)
+def test_a_template_that_would_fill_memory_is_refused(template: str) -> None:
+    """A width is bounded wherever a template may have one."""
+    with pytest.raises(InvalidRequest):
+        check({"output": template}, RULES)
+    check({"output": "2026 %(epoch-86400>%H)s %(title).120s %(id)5s.%(ext)s"}, RULES)

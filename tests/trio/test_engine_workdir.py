@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vidra_trio.core.zones import PathRules
 from vidra_trio.engine import workdir
 from vidra_trio.engine.errors import ItemFailed
 
@@ -242,3 +243,56 @@ def test_removing_twice_is_fine(place: Place) -> None:
     for _ in range(2):
         workdir.remove(place.work)
     assert not place.work.exists()
+
+
+def test_a_link_to_a_closed_place_is_refused_with_the_default_rules(tmp_path: Path) -> None:
+    """What a link leads to counts, before anything is made and before anything is moved."""
+    secret, home = tmp_path / "state", tmp_path / "home"
+    secret.mkdir()
+    rules = PathRules(str(home), home=str(home), forbidden=(str(secret),))
+    link = home / "link"
+    home.mkdir()
+    for target in (secret, Path("/etc")):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        with pytest.raises(ItemFailed) as failed:
+            workdir.prepare(link / ".vidra-1", link, (), rules=rules)
+        assert failed.value.fault == "path_not_allowed"
+    assert list(secret.iterdir()) == []
+
+
+def test_a_link_to_an_open_place_is_fine(tmp_path: Path) -> None:
+    """A download folder on another disk, reached by a link, is what people have."""
+    disk, home = tmp_path / "disk", tmp_path / "home"
+    disk.mkdir()
+    home.mkdir()
+    (home / "Videos").symlink_to(disk)
+    rules = PathRules(str(home), home=str(home), forbidden=(str(tmp_path / "state"),))
+    place = Place(home / "Videos", home / "Videos" / ".vidra-1")
+    workdir.prepare(place.work, place.destination, (), rules=rules)
+    place.produce(a_mp4="media")
+    workdir.publish(
+        place.work, place.destination, (), main="a.mp4", rules=rules, overwrite=True,
+        check=lambda: None,
+    )  # fmt: skip
+    assert (disk / "a.mp4").read_text() == "media"
+
+
+def test_a_destination_that_becomes_a_link_meanwhile_is_refused(tmp_path: Path) -> None:
+    """The check before the move is the one that counts."""
+    home = tmp_path / "home"
+    (home / "Videos").mkdir(parents=True)
+    rules = PathRules(str(home), home=str(home), forbidden=(str(tmp_path / "state"),))
+    place = Place(home / "Videos", home / ".vidra-1")
+    workdir.prepare(place.work, place.destination, (), rules=rules)
+    place.produce(a_mp4="media")
+    (home / "Videos").rmdir()
+    (tmp_path / "state").mkdir()
+    (home / "Videos").symlink_to(tmp_path / "state")
+    with pytest.raises(ItemFailed) as failed:
+        workdir.publish(
+            place.work, place.destination, (), main="a.mp4", rules=rules, overwrite=True,
+            check=lambda: None,
+        )  # fmt: skip
+    assert failed.value.fault == "path_not_allowed"
+    assert list((tmp_path / "state").iterdir()) == []

@@ -34,8 +34,11 @@ _FIELD_NAMES: Final = """
 """
 FIELDS: Final = frozenset(_FIELD_NAMES.split())
 
-_CONVERSION: Final = r"[#0\-+ ]*[0-9]*(?:\.[0-9]+)?[hlL]?[diouxXeEfFgGcrsaljhqBUDS]"
+# Three digits of width: a gigabyte of blanks is one short template otherwise.
+_CONVERSION: Final = r"[#0\-+ ]*[0-9]{0,3}(?:\.[0-9]{1,3})?[hlL]?[diouxXeEfFgGcrsaljhqBUDS]"
 _OPEN_FIELD: Final = re.compile(rf"%\((?![^()]*\){_CONVERSION})")
+# The same through a date format (`>`) or a replacement (`&`), which have widths, too.
+_HUGE: Final = re.compile(r"%\([^()]*[>&][^)]*[0-9]{4,}")
 _MEDIA_EXTENSION: Final = re.compile(
     r"\.(?:mp4|mkv|webm|mov|avi|flv|m4v|mp3|m4a|opus|ogg|oga|aac|flac|wav|mka|ts|3gp|ext)$",
     re.IGNORECASE,
@@ -49,7 +52,8 @@ def output(value: object) -> str | None:
     if isinstance(value, (list, tuple)):
         value = _join(value)
     template = plain(value)
-    if _OPEN_FIELD.search(template.replace("%%", "")):
+    fields = template.replace("%%", "")
+    if _OPEN_FIELD.search(fields) or _HUGE.search(fields):
         raise BadValue("Not a valid output template.")
     return template or None
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vidra_trio.core.report import Report
+    from vidra_trio.core.zones import PathRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class RunSpec:
     """One item, ready to run.
 
     `params` are yt-dlp parameters made by `core.options` (JSON values only).
-    `template` is relative to `destination`; `roots`, when not empty, are the only
-    places a published file may really lie in.
+    `template` is relative to `destination`. Where a published file *really* lies,
+    links resolved, must be below one of `roots` (when there are any) and pass `rules`.
     """
 
     job_id: str
@@ -45,6 +46,7 @@ class RunSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = True
     roots: tuple[Path, ...] = ()
+    rules: PathRules | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class ProcessEngine:
 
     async def prepare(self, spec: RunSpec) -> None:
         """Create the run's directory; see `workdir.prepare`."""
-        make = partial(workdir.prepare, spec.work, spec.destination, spec.roots)
+        make = partial(workdir.prepare, spec.work, spec.destination, spec.roots, rules=spec.rules)
         await trio.to_thread.run_sync(make, limiter=self._disk)
 
     async def publish(self, spec: RunSpec, main: str) -> tuple[str, ...]:
@@ -120,6 +120,7 @@ class ProcessEngine:
             spec.destination,
             spec.roots,
             main=main,
+            rules=spec.rules,
             overwrite=spec.overwrite,
             check=trio.from_thread.check_cancelled,
         )

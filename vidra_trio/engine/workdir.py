@@ -4,7 +4,8 @@
    rename per file; where it does not, files are copied to a temporary name at the
    destination first, and then renamed.
 2. Everything is checked before anything is moved: each file's real place lies
-   inside the destination, and inside one of the roots when there are any.
+   inside the destination, inside one of the roots when there are any, and where
+   the rules of `core.zones` let files be put.
 3. `check` is called between steps that take time. It may raise to give up, which
    is possible until the first rename; from there on the publication is completed.
 """
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import secrets
@@ -20,11 +22,14 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from vidra_trio.core.zones import refusal
 from vidra_trio.engine import resume
 from vidra_trio.engine.errors import ItemFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from vidra_trio.core.zones import PathRules
 
 _BLOCK: Final = 1 << 20
 
@@ -32,14 +37,17 @@ _LEFTOVER: Final = (".part", ".ytdl", ".temp")
 """What a failed step may have left in `out`; never a file that was asked for."""
 
 
-def prepare(work: Path, destination: Path, roots: Sequence[Path]) -> None:
+def prepare(
+    work: Path, destination: Path, roots: Sequence[Path], *, rules: PathRules | None = None
+) -> None:
     """Create the work directory, and the destination above it if it is missing.
 
     Raises:
-        ItemFailed: the destination is outside the roots (`path_not_allowed`), or
-            nothing can be created there (`destination_unavailable`).
+        ItemFailed: the destination is, links resolved, outside what is allowed
+            (`path_not_allowed`), or nothing can be created there (`destination_unavailable`).
     """
     _check_inside(destination, roots, "the destination")
+    _check_allowed(destination, rules)
     try:
         destination.mkdir(parents=True, exist_ok=True)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,6 +62,7 @@ def publish(
     roots: Sequence[Path],
     *,
     main: str,
+    rules: PathRules | None = None,
     overwrite: bool,
     check: Callable[[], None],
 ) -> tuple[str, ...]:
@@ -72,6 +81,7 @@ def publish(
     for relative in relatives:
         _check_inside(destination / relative, (destination,), "the file")
         _check_inside(destination / relative, roots, "the file")
+        _check_allowed((destination / relative).parent, rules)
     try:
         with _staged(out, destination, relatives, check) as sources:
             check()
@@ -127,6 +137,26 @@ def _check_inside(path: Path, roots: Sequence[Path], what: str) -> None:
             raise ItemFailed(
                 "path_not_allowed", f"{what} would lie outside what is allowed: {path}"
             )
+
+
+def _check_allowed(folder: Path, rules: PathRules | None) -> None:
+    """Ask the rules again, with what the path really leads to."""
+    real = str(folder.resolve())
+    if rules is not None and real != str(folder):
+        why = refusal(real, _resolved(rules))
+        if why is not None:
+            raise ItemFailed("path_not_allowed", f"{folder} leads to {real}, which {why}")
+
+
+def _resolved(rules: PathRules) -> PathRules:
+    """Return `rules` with every place the operator named under its real path."""
+    return dataclasses.replace(
+        rules,
+        download_dir=str(Path(rules.download_dir).resolve()),
+        roots=tuple(str(Path(root).resolve()) for root in rules.roots),
+        home=str(Path(rules.home).resolve()) if rules.home else "",
+        forbidden=tuple(str(Path(folder).resolve()) for folder in rules.forbidden),
+    )
 
 
 @contextlib.contextmanager
