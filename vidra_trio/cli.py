@@ -171,7 +171,8 @@ def _at_server(command: Callable[..., None]) -> Callable[..., None]:
         "--token-file",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="Holds the server's token. Default: VIDRA_SERVER_TOKEN or _TOKEN_FILE, as above.",
+        help="Holds the server's token. Default: VIDRA_SERVER_TOKEN or _TOKEN_FILE, from the "
+        "environment or .env.",
     )(command)
 
 

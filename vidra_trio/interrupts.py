@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for the command line: the first asks, the second forces.
+"""Ctrl-C, SIGTERM and SIGHUP for the command line: the first asks, the second forces.
 
 A handler of our own rather than `trio.open_signal_receiver`: the second signal
 must work when the event loop is the thing that hangs.
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    *((signal.SIGHUP,) if sys.platform != "win32" else ()),  # the terminal was closed
+)
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 """The exit code after Ctrl-C, as shells have it."""

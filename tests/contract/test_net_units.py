@@ -14,7 +14,7 @@ import trio
 from hypercorn.trio.worker_context import WorkerContext
 
 from tests.support.net_peers import CALM
-from vidra_trio.core.errors import PortBusy
+from vidra_trio.core.errors import ConfigurationError, PortBusy
 from vidra_trio.net import listen as listening
 from vidra_trio.net import reception
 from vidra_trio.net.application import Inbox
@@ -175,9 +175,9 @@ def test_a_taken_port_is_port_busy() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_that_is_not_ours_is_port_busy(host: str) -> None:
-    """What cannot be bound is one kind of error, whatever the reason."""
-    with pytest.raises(PortBusy):
+def test_an_address_that_is_not_ours_is_a_wrong_setting(host: str) -> None:
+    """No port of it is busy: the message names the variable that is wrong."""
+    with pytest.raises(ConfigurationError, match="VIDRA_SERVER_HOST"):
         listen(host, 0)
 
 

@@ -356,3 +356,19 @@ def test_a_file_system_without_modes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     os.chmod(folder, 0o775)  # noqa: PTH101 - Path.chmod is the one that does nothing
     with pytest.raises(ConfigurationError, match="others can write"):
         hold_data_dir(Locations(folder)).__enter__()
+
+
+@pytest.mark.parametrize("shared", ["/", "/etc", "/var", "home", "parent of the home"])
+def test_a_folder_that_others_need_is_not_closed(
+    shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip in DATA must not lock everybody out of the machine, or the user out of the home."""
+    home = tmp_path / "homes" / "u"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    folder = {"home": home, "parent of the home": home.parent}.get(shared, Path(shared))
+    mode = folder.stat().st_mode
+    locations = Locations(folder)
+    with pytest.raises(ConfigurationError, match="VIDRA_SERVER_DATA"), hold_data_dir(locations):
+        pass
+    assert folder.stat().st_mode == mode

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from vidra_trio.engine.pipe import Message, Order
 
+GROUP_POLL: Final = 0.003
+"""Seconds between two looks at a killed group; it is gone in a few milliseconds."""
+
 COMMAND: Final = (sys.executable, "-P", "-m", "vidra_trio.engine.worker")
 """-P: the folder that a worker runs in is no place to import from."""
 
@@ -135,11 +138,20 @@ class WorkerProcess:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + REAP_SECONDS):
             await self._process.wait()
             self._reaped = True
+            await self._wait_group_gone()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS_SECONDS):
             await self._silent.wait()
         for stream in (self._orders, self._messages, self._stderr):
             await trio.aclose_forcefully(stream)
         return self._reaped
+
+    async def _wait_group_gone(self) -> None:
+        """Wait for what was killed with the process: a big ffmpeg takes a moment to go."""
+        if sys.platform != "win32":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                while True:  # the kernel tells nobody but the parent
+                    os.killpg(self.pid, 0)
+                    await trio.sleep(GROUP_POLL)
 
     async def listen_to_stderr(self) -> None:
         """Drain stderr for the worker's life, keeping its last words: nobody blocks on it."""

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 
-from vidra_trio.core.errors import PortBusy
+from vidra_trio.core.errors import ConfigurationError, PortBusy
 
 # Peers that may wait for us while the loop is busy elsewhere; the kernel caps
 # it at somaxconn. 128 was what Linux gave for decades.
@@ -32,6 +32,7 @@ def listen(host: str, port: int, backlog: int = BACKLOG) -> list[socket.socket]:
 
     Raises:
         PortBusy: an address cannot be bound; nothing is left open.
+        ConfigurationError: `host` is no address of this machine.
     """
     try:
         for _ in range(ATTEMPTS - 1):
@@ -39,6 +40,9 @@ def listen(host: str, port: int, backlog: int = BACKLOG) -> list[socket.socket]:
                 return _listen_everywhere(host, port, backlog)
         return _listen_everywhere(host, port, backlog)
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            expected = f"expected an address of this machine, got {host!r}"
+            raise ConfigurationError("VIDRA_SERVER_HOST", expected) from error
         raise PortBusy(host, port, error.strerror or str(error)) from error
 
 

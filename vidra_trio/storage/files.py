@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vidra_trio.core.errors import ConfigurationError, DataDirInUse
+from vidra_trio.core.zones import SYSTEM
 
 if sys.platform == "win32":
     import msvcrt
@@ -260,11 +261,18 @@ def _write_whole(path: Path, data: bytes, disk: Disk) -> None:
 
 def _make_private(folder: Path) -> None:
     """Make `folder` 0700. One that is not ours to tighten must at least not be open to others."""
+    if _is_shared(folder.resolve()):
+        raise PermissionError("it is the home or the system's, not a folder of its own")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if sys.platform != "win32":  # modes mean nothing there
         _tighten(folder)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError("it is not writable")
+
+
+def _is_shared(folder: Path) -> bool:
+    """Return whether others need to reach what is in there: closing it would lock them out."""
+    return Path.home().resolve().is_relative_to(folder) or str(folder) in SYSTEM
 
 
 def _tighten(folder: Path) -> None:

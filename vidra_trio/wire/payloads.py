@@ -63,6 +63,7 @@ def job_list(job: Snapshot) -> Payload:
             "creator": job.spec.creator,
             **_times(job),
             "error": job.error,
+            "error_code": job.error_code,
             "progress": progress(job.progress) or None,
             "metadata": _metadata(job),
             "preview": _preview(job),
