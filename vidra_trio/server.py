@@ -51,8 +51,13 @@ class Server:
 async def serve(settings: Settings, *, engine: Engine | None = None) -> AsyncIterator[Server]:
     """Serve for the length of the block; inside it, requests are being answered.
 
-    Leaving it stops everything within five seconds. An error of the block's own
-    comes out as it is, not in a group. `engine` replaces the yt-dlp workers.
+    Leaving it stops everything within five seconds, a disk that hangs excepted.
+    An error of the block's own comes out as it is, not in a group. `engine`
+    replaces the yt-dlp workers.
+
+    A scope of yours *around* the block, when cancelled, cancels the server's own
+    tasks with it: all is stopped and saved, but nobody is asked first. To stop in
+    order, end the block.
 
     Raises:
         ConfigurationError: a directory of `settings` cannot be used, or yt-dlp is too old.

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, TextMessage
+from wsproto.events import TextMessage
 
-from vidra_trio.wire.frames import MAX_CLOSE_REASON, close_frame, text_frame
+from vidra_trio.wire.frames import text_frame
 
 SIZES = [0, 1, 124, 125, 126, 127, 65534, 65535, 65536, 65537, 200_000]
 
@@ -26,15 +26,6 @@ def read_texts(received: bytes) -> list[str]:
             parts.clear()
     assert not parts, "the last message is whole"
     return texts
-
-
-def read_close(received: bytes) -> tuple[int, str]:
-    """Return code and reason of the close frame that `received` is."""
-    client = Connection(ConnectionType.CLIENT)
-    client.receive_data(received)
-    (event,) = client.events()
-    assert isinstance(event, CloseConnection)
-    return event.code, event.reason or ""
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -55,40 +46,3 @@ def test_joined_frames_read_back_as_the_same_messages(texts: list[str]) -> None:
     """Frames can be joined into one write: the client sees the messages apart, in order."""
     joined = b"".join(text_frame(text.encode()) for text in texts)
     assert read_texts(joined) == texts
-
-
-@pytest.mark.parametrize("code", [1000, 1001, 1008, 1009, 1011, 1013, 3000, 4999])
-def test_a_close_reads_back(code: int) -> None:
-    """A client learns the code and the reason."""
-    assert read_close(close_frame(code, "see you")) == (code, "see you")
-
-
-def test_a_close_without_a_reason() -> None:
-    """The reason may be left out."""
-    assert read_close(close_frame(1000)) == (1000, "")
-
-
-@pytest.mark.parametrize(
-    "code", [-1, 0, 999, 1004, 1005, 1006, 1010, 1015, 1016, 2999, 5000, 70000]
-)
-def test_a_code_that_no_server_may_send(code: int) -> None:
-    """A reserved code is our mistake and never reaches the wire."""
-    with pytest.raises(ValueError, match=f"cannot close with {code}"):
-        close_frame(code)
-
-
-@settings(deadline=None)
-@given(reason=st.text(max_size=200))
-def test_a_long_reason_is_cut_between_characters(reason: str) -> None:
-    """Whatever the reason, the frame is valid and holds as much of it as fits."""
-    frame = close_frame(1001, reason)
-    _, seen = read_close(frame)
-    assert reason.startswith(seen)
-    assert len(frame) <= 2 + 2 + MAX_CLOSE_REASON
-    left = len(reason.encode()) - len(seen.encode())
-    assert left == 0 or len(seen.encode()) > MAX_CLOSE_REASON - 4
-
-
-def test_a_reason_that_utf8_cannot_hold() -> None:
-    """A lone surrogate costs that character, not the goodbye."""
-    assert read_close(close_frame(1001, "a\ud800b")) == (1001, "a?b")

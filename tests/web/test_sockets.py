@@ -22,7 +22,7 @@ from tests.support.web import (
 )
 from vidra_trio.engine.scripted import ScriptedEngine, download
 from vidra_trio.web.app import MAX_SOCKETS, drain
-from vidra_trio.web.peers import CONNECTION
+from vidra_trio.wire.frames import CONNECTION_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -284,7 +284,9 @@ async def test_a_reader_that_fell_too_far_behind() -> None:
     """1013: come back and resynchronise."""
     connection = Wire()
     async with open_web() as web:
-        async with connected(web, "/ws/overview", scope={"state": {CONNECTION: connection}}) as end:
+        async with connected(
+            web, "/ws/overview", scope={"state": {CONNECTION_KEY: connection}}
+        ) as end:
             connection.stick()
             for _ in range(300):
                 await web.create(options={"mine": "x" * 100}, metadata={"title": "x" * 2000})
@@ -345,7 +347,7 @@ async def test_a_connection_of_ours_takes_frames(autojump_clock: MockClock) -> N
     """Past the framework, each message framed once and whole."""
     connection = Wire()
     async with open_web() as web:
-        state = {"state": {CONNECTION: connection}}
+        state = {"state": {CONNECTION_KEY: connection}}
         async with connected(web, "/ws/overview", scope=state) as end:
             await web.create()
             await wait_all_tasks_blocked()
@@ -360,7 +362,7 @@ async def test_a_connection_that_is_behind_is_paid_later(autojump_clock: MockClo
     """What it would not take at once, the pump writes."""
     connection = Wire()
     async with open_web() as web:
-        state = {"state": {CONNECTION: connection}}
+        state = {"state": {CONNECTION_KEY: connection}}
         async with connected(web, "/ws/overview", scope=state):
             connection.stick()
             await web.create()

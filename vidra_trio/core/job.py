@@ -7,6 +7,7 @@ Nothing here changes in place. The runner that owns a job replaces its current
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,9 @@ from vidra_trio.core.states import JobKind, JobState, Level
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
+
+JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What an id may be, wherever it comes from: it becomes a file name."""
 
 LOG_LINES: Final = 200
 """Ring size per job; the old backend's number, and what the client keeps too."""

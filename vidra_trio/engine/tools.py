@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -88,6 +89,7 @@ def _version_of(program: str) -> str | None:
             [program, "-version"],
             capture_output=True,
             stdin=subprocess.DEVNULL,
+            env={key: value for key, value in os.environ.items() if not key.startswith("VIDRA_")},
             timeout=_ASK_SECONDS,
             check=True,
         )

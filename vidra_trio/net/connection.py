@@ -36,6 +36,7 @@ from vidra_trio.net.errorlog import describe, logger
 from vidra_trio.net.http1 import Http1
 from vidra_trio.net.patience import Lapse, Patience
 from vidra_trio.net.phase import Phase, phase_of, websocket_of
+from vidra_trio.wire.frames import CONNECTION_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from wsproto.connection import Connection as WebSocketProtocol
 
     from vidra_trio.net.deadlines import Deadlines
-
-# Where an application finds its connection in `scope["state"]`.
-STATE_KEY = "vidra.connection"
 
 RECEIVE_SIZE = 2**16
 
@@ -72,7 +70,7 @@ _RESET = struct.pack("HH" if os.name == "nt" else "ii", 1, 0)
 
 
 class Connection(TCPServer):
-    """A peer, from accept to close. The application finds it under `STATE_KEY`."""
+    """A peer, from accept to close. The application finds it under `CONNECTION_KEY`."""
 
     protocol: Http1  # type: ignore[assignment]  # Hypercorn's wrapper would speak HTTP/2
 
@@ -190,7 +188,7 @@ class Connection(TCPServer):
             self.config,
             self.context,
             group,
-            StateOfConnection({**self.state, STATE_KEY: self}),
+            StateOfConnection({**self.state, CONNECTION_KEY: self}),
             False,  # no TLS
             parse_socket_addr(family, self._socket.getpeername()),
             parse_socket_addr(family, self._socket.getsockname()),

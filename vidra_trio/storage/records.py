@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from vidra_trio.core import lifecycle
-from vidra_trio.core.job import LOG_LINES, JobSpec, LogEntry, Snapshot
+from vidra_trio.core.job import JOB_ID, LOG_LINES, JobSpec, LogEntry, Snapshot
 from vidra_trio.core.progress import Progress
 from vidra_trio.core.states import JobKind, JobState, Level
 from vidra_trio.wire.words import iso, parse_iso, parse_status, status_word
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""What may name a job: the id is a file name."""
 
 OURS: Final = "vidra_trio"
 

@@ -15,9 +15,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from vidra_trio.core.job import JOB_ID
 from vidra_trio.storage.files import DISK, sweep, write_atomic
 from vidra_trio.storage.reading import read_directory
-from vidra_trio.storage.records import JOB_ID, dump_job, dump_log
+from vidra_trio.storage.records import dump_job, dump_log
 from vidra_trio.storage.salvage import Damage, sound
 from vidra_trio.wire.words import dumps
 

@@ -11,12 +11,12 @@ import trio
 from quart import request
 
 from vidra_trio.core.errors import JobNotFound, StorageFailed
+from vidra_trio.core.job import JOB_ID
 from vidra_trio.core.states import Command, Reason
 from vidra_trio.web.answers import answer, raw_answer
 from vidra_trio.web.meta import own_address
 from vidra_trio.wire import payloads
 from vidra_trio.wire.requests import (
-    JOB_ID,
     parse_bulk_cancel,
     parse_create,
     parse_entry,

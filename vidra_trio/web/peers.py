@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from vidra_trio.wire.frames import CONNECTION_KEY
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from quart import Websocket
 
     from vidra_trio.hub import Message, Peer
-
-CONNECTION: Final = "vidra.connection"
-"""Where a connection of ours puts itself in the scope's state."""
 
 
 class Connection(Protocol):
@@ -80,5 +79,5 @@ class TextPeer:
 def peer_of(socket: Websocket) -> Peer:
     """Return the best way to the far end of an accepted socket."""
     state: Mapping[str, Connection] = socket.scope.get("state") or {}
-    connection = state.get(CONNECTION)
+    connection = state.get(CONNECTION_KEY)
     return TextPeer(socket) if connection is None else DirectPeer(connection)

@@ -34,7 +34,6 @@ MAX_OPTIONS_BYTES: Final = 64 * 1024
 MAX_OWNER: Final = 256
 """Characters; an owner is a device's or a user's name and stands in every list."""
 
-JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _YES: Final = frozenset({"true", "1", "yes", "on", "full"})
