@@ -166,6 +166,8 @@ class _JobBars:
         if job.ended or job.status == "queued":
             self._bars.update(self._whole, note=job.status)
         if job.ended:
+            if job.main_file:  # it is there: whatever the last sample said
+                self._bars.update(self._whole, total=100, completed=100)
             self._bars.stop_task(self._whole)
             for row in self._rows.values():
                 self._bars.update(row, visible=False)
