@@ -121,9 +121,12 @@ class Job:
     def work(self) -> Path | None:
         """The job's private directory on the destination's volume; None if no place is allowed."""
         try:
-            placement = self.placement()
+            return self.work_in(self.placement())
         except VidraError:
             return None
+
+    def work_in(self, placement: Placement) -> Path:
+        """Return the private directory beside where the files go."""
         return Path(placement.directory) / f".vidra-{self.snapshot.job_id}"
 
     def placement(self) -> Placement:
@@ -173,10 +176,11 @@ class Job:
 
     async def discard(self) -> None:
         """Remove the work directory; one that cannot be removed is left and logged."""
-        if self.work is None:
+        work = self.work
+        if work is None:
             return
         try:
-            await self.services.engine.discard(self.work)
+            await self.services.engine.discard(work)
         except OSError as error:
             _log.warning("job %s: its work directory stays: %s", self.snapshot.job_id, error)
         else:
@@ -288,12 +292,11 @@ def _plan(job: Job, index: int, url: str) -> RunSpec:
     """
     options, rules = job.snapshot.spec.options, job.services.rules
     placement = job.placement()
-    destination = Path(placement.directory)
     return RunSpec(
         job_id=job.snapshot.job_id,
         url=url,
-        destination=destination,
-        work=destination / f".vidra-{job.snapshot.job_id}" / str(index),
+        destination=Path(placement.directory),
+        work=job.work_in(placement) / str(index),
         template=placement.template,
         params=ytdlp_params(options, rules),
         overwrite=overwrites(options),
@@ -312,6 +315,7 @@ class _Item:
         self._progress = progress.identifying(job.snapshot.progress, "starting")
         values = secret_values(job.snapshot.spec.options)
         self._secrets = [value for value in values if len(value) >= SHORTEST_SECRET]
+        self._errors: set[str] = set()
 
     def take(self, report: Report) -> Finished | Failed | Stopped | None:
         """Apply `report`; returns it when it is the last one."""
@@ -329,8 +333,7 @@ class _Item:
                 return report
             case Failed():
                 message = redact(report.message, self._secrets)
-                end = msgspec.structs.replace(report, message=message)
-                return _item_failed(self._job, end)
+                return self._failed(msgspec.structs.replace(report, message=message))
             case _:
                 return report  # Stopped
         return None
@@ -348,11 +351,18 @@ class _Item:
             self._job.tell_progress()
 
     def _line(self, line: Line) -> None:
-        job = self._job
-        job.write(line.level, redact(line.message, self._secrets))
-        if line.level is Level.ERROR and not job.snapshot.has_error_logs:
+        job, message = self._job, redact(line.message, self._secrets)
+        job.write(line.level, message)
+        if line.level is not Level.ERROR:
+            return
+        self._errors.add(message)
+        if not job.snapshot.has_error_logs:
             job.change(has_error_logs=True)
             job.tell(Reason.UPDATED)
+
+    def _failed(self, end: Failed) -> Failed:
+        """Log why the item failed, unless the engine's own lines have said so."""
+        return end if end.message in self._errors else _item_failed(self._job, end)
 
     def _identified(self, found: Identified) -> None:
         job = self._job
@@ -387,9 +397,8 @@ def _described(old: Snapshot, found: Identified) -> dict[str, Any]:
 
 
 def _item_failed(job: Job, end: Failed) -> Failed:
-    """Log why an item failed, once."""
-    if not any(e.level is Level.ERROR and e.message == end.message for e in job.log):
-        job.write(Level.ERROR, end.message)
+    """Log why an item failed."""
+    job.write(Level.ERROR, end.message)
     return end
 
 

@@ -461,3 +461,14 @@ async def test_a_secret_of_the_options_is_in_no_line_and_no_error() -> None:
     assert "hunter2" not in f"{text} {end.error}"
     assert "sid=77" not in f"{text} {end.error}"
     assert "login with" in text
+
+
+async def test_each_run_says_why_it_failed() -> None:
+    """The same cause a second time is a line of its own: the user asked again."""
+    async with open_house(ScriptedEngine(lambda _: (Failed("x", "no"),))) as house:
+        job = await house.supervisor.create(SPEC)
+        await house.supervisor.wait_settled(job.job_id)
+        await house.supervisor.apply(job.job_id, Command.RESUME)
+        await house.supervisor.wait_settled(job.job_id)
+        log = house.supervisor.logs(job.job_id)
+    assert [entry.message for entry in log if entry.level is Level.ERROR] == ["no", "no"]
