@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from vidra_trio.core.redact import SURROGATES
+
 if TYPE_CHECKING:
     from vidra_trio.core.errors import Detail
 
@@ -40,7 +42,6 @@ TOO_LONG: Final = f"Longer than maximum length {TEXT_LIMIT}."
 _TRUE: Final = ("t", "true", "on", "y", "yes", "1", 1)
 _FALSE: Final = ("f", "false", "off", "n", "no", "0", 0)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,12}")
 
 
@@ -80,7 +81,7 @@ def plain(value: object) -> str:
     word = value.strip()
     if _CONTROL.search(word):
         raise BadValue(CONTROL)
-    if _SURROGATE.search(word):
+    if SURROGATES.search(word):
         raise BadValue(NOT_UTF8)
     if len(word) > TEXT_LIMIT:
         raise BadValue(TOO_LONG)

@@ -50,9 +50,11 @@ _SEQUENCES: Final = re.compile(
 )
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _BIDI: Final = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+SURROGATES: Final = re.compile("[\ud800-\udfff]")
+"""Half a character: JSON and UTF-8 cannot hold it."""
+
 _UNPRINTABLE: Final = re.compile(
-    f"{_CONTROLS.pattern}|{_BIDI.pattern}|{_SURROGATES.pattern}|[\u2028\u2029]"
+    f"{_CONTROLS.pattern}|{_BIDI.pattern}|{SURROGATES.pattern}|[\u2028\u2029]"
 )
 
 
@@ -85,7 +87,7 @@ def one_line(text: str) -> str:
     text = _SEQUENCES.sub("", text)
     text = _NEWLINES.sub(" ", text)
     text = _BIDI.sub("", _CONTROLS.sub("", text))
-    return _SURROGATES.sub("\ufffd", text).strip()
+    return SURROGATES.sub("\ufffd", text).strip()
 
 
 def escape(text: str) -> str:

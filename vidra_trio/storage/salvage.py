@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-MAX_DEPTH: Final = 100
-"""Levels kept below the top of one document's value; the door refuses deeper ones too."""
+from vidra_trio.core.redact import SURROGATES
+from vidra_trio.wire.words import MAX_DEPTH
 
-_SURROGATE: Final = re.compile("[\\ud800-\\udfff]")
 _REPLACEMENT: Final = "\ufffd"
 _INTEGERS: Final = range(-(2**63), 2**64)
 
@@ -74,7 +72,7 @@ def sound(value: object, damage: Damage, depth: int = 0) -> Any:  # noqa: ANN401
 
 
 def _sound_text(text: str, damage: Damage) -> str:
-    whole, count = _SURROGATE.subn(_REPLACEMENT, text)
+    whole, count = SURROGATES.subn(_REPLACEMENT, text)
     damage.values += count > 0
     return whole
 

@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from vidra_trio.core.redact import SURROGATES
 from vidra_trio.core.states import JobState
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ MAX_DEPTH: Final = 100
 
 _INT_RANGE: Final = range(-(2**63), 2**63)
 """What every reader of our JSON can hold, the Dart client included."""
-
-_SURROGATE: Final = re.compile("[\\ud800-\\udfff]")
 
 _SPELLINGS: Final = {
     state: "starting" if state is JobState.SELECTING else state.value for state in JobState
@@ -100,7 +98,7 @@ def _children(container: dict[str, object] | list[object]) -> Iterable[object]:
 
 def _writable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
+        return SURROGATES.sub("\ufffd", value)
     if isinstance(value, dict):
         return {_writable(key): _writable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
