@@ -125,6 +125,10 @@ class Client:
         """Return what the server says of itself; needs no token."""
         return await self._ask("GET", routes.HEALTH, dict[str, Any])
 
+    async def diagnostics(self) -> dict[str, Any]:
+        """Return what runs there: engine and reason, versions, ffmpeg, slots, sockets."""
+        return await self._ask("GET", routes.DIAGNOSTICS, dict[str, Any])
+
     async def create(
         self,
         urls: str | Sequence[str],

@@ -12,27 +12,31 @@
    a completed job an instant before it is durable. `idle` is set after all that.
 6. Whatever goes wrong in here, the job gets its end: nothing leaves `run_job` but
    a cancellation from outside.
+7. A try that the network broke is no end while tries are left: its parts stay,
+   nobody is told of a failure, and the job keeps its slot while it waits, as it
+   would for a slow site.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import trio
 
-from vidra_trio.core import lifecycle, progress
+from vidra_trio.core import lifecycle, progress, retry
 from vidra_trio.core.errors import StorageFailed, VidraError
 from vidra_trio.core.events import InfoChanged, JobChanged, Logged, OverviewChanged, ProgressChanged
 from vidra_trio.core.job import LOG_LINES, LogEntry, Snapshot, Summary, next_version
 from vidra_trio.core.options import overwrites, secret_values, ytdlp_params
-from vidra_trio.core.paths import PathRules, Placement, place
+from vidra_trio.core.paths import WORK_PREFIX, PathRules, Placement, place
 from vidra_trio.core.redact import redact
 from vidra_trio.core.report import Failed, Finished, Identified, Line, Stage, Stopped, Tick
 from vidra_trio.core.states import JobEvent, JobState, Level, Reason
@@ -45,8 +49,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vidra_trio.core.events import Event
-    from vidra_trio.core.report import Report
-    from vidra_trio.engine.base import Engine, Run
+    from vidra_trio.core.report import Report, Terminal
+    from vidra_trio.engine.base import Engine
     from vidra_trio.storage.jobs import JobStore
 
 SETTLE_DEADLINE: Final = 4.0
@@ -61,7 +65,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What jobs need from the house. `tally` counts jobs by state; `Job` keeps it true."""
+    """What jobs need from the house. `tally` counts jobs by state; `Job` keeps it true.
+
+    `retries` is how often an item is tried again when the network broke it.
+    """
 
     engine: Engine
     store: JobStore
@@ -70,10 +77,18 @@ class Services:
     rules: PathRules
     now: Callable[[], datetime]
     tally: Counter[JobState]
+    retries: int = 0
 
     def summary(self) -> Summary:
         """Return how many jobs there are by state; costs nothing."""
         return Summary({state: n for state, n in self.tally.items() if n})
+
+
+class Stoppable(Protocol):
+    """What a job is doing right now, as far as a pause is concerned."""
+
+    def stop(self) -> None:
+        """Ask for a soft stop. Never blocks; harmless after the end or twice."""
 
 
 class Job:
@@ -85,7 +100,7 @@ class Job:
         self.snapshot = snapshot
         self.services = services
         self.scope = trio.CancelScope()
-        self.run: Run | None = None
+        self.run: Stoppable | None = None
         self.idle = trio.Event()
         self.idle.set()
         self._log = deque(log, maxlen=LOG_LINES)
@@ -118,16 +133,22 @@ class Job:
         return tuple(self._log)
 
     @property
-    def work(self) -> Path | None:
-        """The job's private directory on the destination's volume; None if no place is allowed."""
+    def folder(self) -> str | None:
+        """Where the job's files go; None if no place is allowed."""
         try:
-            return self.work_in(self.placement())
+            return self.placement().directory
         except VidraError:
             return None
 
-    def work_in(self, placement: Placement) -> Path:
-        """Return the private directory beside where the files go."""
-        return Path(placement.directory) / f".vidra-{self.snapshot.job_id}"
+    @property
+    def work(self) -> Path | None:
+        """The job's private directory on the destination's volume; None if no place is allowed."""
+        folder = self.folder
+        return None if folder is None else self.work_in(folder)
+
+    def work_in(self, folder: str) -> Path:
+        """Return the private directory beside the files that go to `folder`."""
+        return Path(folder) / f"{WORK_PREFIX}{self.snapshot.job_id}"
 
     def placement(self) -> Placement:
         """Return where the job's files go: where it began, as long as that is allowed.
@@ -175,14 +196,21 @@ class Job:
         self.services.publish(ProgressChanged(self.snapshot, self.services.now()))
 
     async def discard(self) -> None:
-        """Remove the work directory; one that cannot be removed is left and logged."""
+        """Remove the work directory; one that cannot be, in time, is left and logged.
+
+        Cancelled, it may have removed some of it.
+        """
         work = self.work
         if work is None:
             return
         try:
-            await self.services.engine.discard(work)
-        except OSError as error:
-            _log.warning("job %s: its work directory stays: %s", self.snapshot.job_id, error)
+            with trio.move_on_after(SETTLE_DEADLINE) as limit:
+                await self.services.engine.discard(work)
+        except Exception as error:  # noqa: BLE001 - leftovers must not keep a job from its end
+            _log.warning("job %s: its work directory stays: %r", self.snapshot.job_id, error)
+            return
+        if limit.cancelled_caught:
+            _log.warning("job %s: its work directory is not gone yet", self.snapshot.job_id)
         else:
             self.change(partial_files=())
 
@@ -195,24 +223,27 @@ class Job:
         await self.services.store.save(self.snapshot, self.log)
 
 
-async def run_job(job: Job, *, afresh: bool = False) -> None:
+async def run_job(job: Job, *, afresh: bool = False, after: trio.Event | None = None) -> None:
     """Take a prepared `job` from the queue to a settled state; returns when all of it is told.
 
-    `afresh` drops the parts of an earlier run first. Cancelling `job.scope`
-    ends the run the hard way; what that means is in the job's state. Cancelled
-    from outside (a shutdown) it settles the job too, within `SETTLE_DEADLINE`,
-    and passes the cancellation on.
+    Nothing is touched before `after`. `afresh` drops the parts of an earlier run
+    first. Cancelling `job.scope` ends the run the hard way; what that means is in
+    the job's state. Cancelled from outside (a shutdown) it settles the job too,
+    each wait for the disk within `SETTLE_DEADLINE`, and passes the cancellation on.
     """
     event = JobEvent.STOPPED
     try:
         with job.scope:
+            if after is not None:
+                await after.wait()
             if afresh:
                 await job.discard()
             async with job.services.slots:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 event = await _run_items(job)
-    except Exception as defect:  # noqa: BLE001 - a job fails, its siblings do not
-        event = _defect(job, defect)
+    except* Exception as defects:  # noqa: BLE001 - a job fails, its siblings do not
+        # Starred: a defect may come in one group with the cancellation that it met.
+        event = _defect(job, defects)
     finally:
         job.run = None
         try:
@@ -223,16 +254,16 @@ async def run_job(job: Job, *, afresh: bool = False) -> None:
 
 async def _last_words(job: Job, event: JobEvent) -> None:
     """Tidy up, settle, save, tell; all of it even when cancelled, each wait bounded."""
-    try:
+    state = None
+    # Twice, when a cancel hits a job that waits for a slot again, because the server stops.
+    while state is not job.state:
+        event = await _tidy(job, event)
+        if job.state in lifecycle.ALIVE:
+            _settle(job, event)
+        state, event = job.state, JobEvent.STOPPED
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
-            await _tidy(job, event)
-    except Exception as defect:  # noqa: BLE001 - the same boundary: the job gets its end
-        event = _defect(job, defect)
-    if job.state in lifecycle.ALIVE:
-        _settle(job, event)
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
-        await _save_quietly(job)
-    job.tell(_REASONS[job.state])
+            await _save_quietly(job)
+    job.tell(_REASONS[state])
 
 
 async def _run_items(job: Job) -> JobEvent:
@@ -249,11 +280,11 @@ async def _run_items(job: Job) -> JobEvent:
     for index, url in enumerate(job.snapshot.spec.urls):
         if index in job.snapshot.finished_items:
             continue
-        end = await _run_item(job, index, url)
         if job.state is JobState.PAUSING:
             return JobEvent.STOPPED
+        end = await _run_item(job, index, url)
         if isinstance(end, Stopped):
-            end = _item_failed(job, Failed("engine_died", "the engine stopped without being asked"))
+            return JobEvent.STOPPED
         if isinstance(end, Failed):
             first_failure = first_failure or end
     return _outcome(job, first_failure)
@@ -267,21 +298,80 @@ def _outcome(job: Job, failure: Failed | None) -> JobEvent:
     return JobEvent.FINISHED if clean else JobEvent.FINISHED_WITH_ERRORS
 
 
-async def _run_item(job: Job, index: int, url: str) -> Finished | Failed | Stopped:
-    """Run one URL through the engine; nothing of it is left when this returns."""
+async def _run_item(job: Job, index: int, url: str) -> Terminal:
+    """Run one URL, again while the network breaks it and tries are left.
+
+    `Stopped` comes back only when that was asked.
+    """
+    for number in itertools.count(1):
+        item, flagged = _Item(job, index), job.snapshot.has_error_logs
+        end = _considered(job, await _try_item(job, item, url))
+        if number > job.services.retries or not retry.passing(end):
+            break
+        if job.snapshot.has_error_logs is not flagged:  # what the broken try said counts no more
+            job.change(has_error_logs=flagged)
+            job.tell(Reason.UPDATED)
+        if await _stopped_resting(job, number, end):
+            return Stopped()
+    if isinstance(end, Failed):
+        item.explain(end)
+    return end
+
+
+async def _try_item(job: Job, item: _Item, url: str) -> Terminal:
+    """Run one URL through the engine, once; nothing of it is left when this returns."""
     try:
-        spec = _plan(job, index, url)
+        spec = _plan(job, item.index, url)
     except VidraError as error:
-        return _item_failed(job, Failed(error.code, str(error)))
-    item = _Item(job, index, spec.destination)
-    async with job.services.engine.open(spec) as job.run:
+        return Failed(error.code, str(error))
+    # The run before it may have ended in a shield: a cancelled job opens no other.
+    await trio.lowlevel.checkpoint_if_cancelled()
+    async with job.services.engine.open(spec) as run:
+        job.run = run
         if job.state is JobState.PAUSING:
-            job.run.stop()
-        async for report in job.run:
-            end = item.take(report)
+            run.stop()
+        async for report in run:
+            end = item.take(report, spec.destination)
             if end is not None:
                 return end
     raise AssertionError("an engine ended a run without a terminal report")
+
+
+def _considered(job: Job, end: Terminal) -> Terminal:
+    """Return what `end` means in the light of what was asked of the job meanwhile."""
+    pausing, cancelling = (job.state is s for s in (JobState.PAUSING, JobState.CANCELLING))
+    if isinstance(end, Stopped) and not (pausing or cancelling):
+        return Failed("engine_died", "the engine stopped without being asked")
+    if isinstance(end, Failed) and (cancelling or (pausing and end.retryable)):
+        # The stop may have brought it about; and what a resume may mend is no end.
+        job.write(Level.WARNING, end.message)
+        return Stopped()
+    return end
+
+
+async def _stopped_resting(job: Job, number: int, end: Failed) -> bool:
+    """Wait before the next try; at once over, and true, when a pause is asked."""
+    seconds = retry.pause(number)
+    again = f"trying again in {seconds:g} s ({number} of {job.services.retries})"
+    job.write(Level.WARNING, f"{again}: {end.message}")
+    standing = dataclasses.replace(job.snapshot.progress, speed=None, eta=None, message=again)
+    job.change(progress=standing)
+    job.tell_progress()
+    job.run = rest = _Rest()
+    with trio.move_on_after(seconds):
+        await rest.stopped.wait()
+    return rest.stopped.is_set()
+
+
+class _Rest:
+    """What a job does between two tries: nothing, until it is stopped."""
+
+    def __init__(self) -> None:
+        self.stopped = trio.Event()
+
+    def stop(self) -> None:
+        """End the wait."""
+        self.stopped.set()
 
 
 def _plan(job: Job, index: int, url: str) -> RunSpec:
@@ -296,7 +386,7 @@ def _plan(job: Job, index: int, url: str) -> RunSpec:
         job_id=job.snapshot.job_id,
         url=url,
         destination=Path(placement.directory),
-        work=job.work_in(placement) / str(index),
+        work=job.work_in(placement.directory) / str(index),
         template=placement.template,
         params=ytdlp_params(options, rules),
         overwrite=overwrites(options),
@@ -308,20 +398,21 @@ def _plan(job: Job, index: int, url: str) -> RunSpec:
 class _Item:
     """Takes one item's reports into its job."""
 
-    def __init__(self, job: Job, index: int, destination: Path) -> None:
+    def __init__(self, job: Job, index: int) -> None:
+        self.index = index
         self._job = job
-        self._index = index
-        self._destination = destination
         self._progress = progress.identifying(job.snapshot.progress, "starting")
         values = secret_values(job.snapshot.spec.options)
         self._secrets = [value for value in values if len(value) >= SHORTEST_SECRET]
         self._errors: set[str] = set()
 
-    def take(self, report: Report) -> Finished | Failed | Stopped | None:
+    def take(self, report: Report, destination: Path) -> Terminal | None:
         """Apply `report`; returns it when it is the last one."""
         match report:
             case Tick():
-                self._show(progress.apply_tick(self._progress, self._placed(report)))
+                # Named where the user will find it, not in the work directory.
+                tick = msgspec.structs.replace(report, key=str(destination / report.key))
+                self._show(progress.apply_tick(self._progress, tick))
             case Stage():
                 self._show(progress.apply_stage(self._progress, report))
             case Line():
@@ -333,19 +424,22 @@ class _Item:
                 return report
             case Failed():
                 message = redact(report.message, self._secrets)
-                return self._failed(msgspec.structs.replace(report, message=message))
+                return msgspec.structs.replace(report, message=message)
+            case Stopped():
+                return report
             case _:
-                return report  # Stopped
+                pass  # Waiting: its silence is the engine's business
         return None
 
-    def _placed(self, tick: Tick) -> Tick:
-        """Name the file where the user will find it, not in the work directory."""
-        return msgspec.structs.replace(tick, key=str(self._destination / tick.key))
+    def explain(self, end: Failed) -> None:
+        """Log why the item failed, unless the engine's own lines have said so."""
+        if end.message not in self._errors:
+            self._job.write(Level.ERROR, end.message)
 
     def _show(self, new: progress.Progress) -> None:
         self._progress = new
         count = len(self._job.snapshot.spec.urls)
-        shown = progress.of_several(new, self._index, count)
+        shown = progress.of_several(new, self.index, count)
         if shown != self._job.snapshot.progress:
             self._job.change(progress=shown)
             self._job.tell_progress()
@@ -360,13 +454,9 @@ class _Item:
             job.change(has_error_logs=True)
             job.tell(Reason.UPDATED)
 
-    def _failed(self, end: Failed) -> Failed:
-        """Log why the item failed, unless the engine's own lines have said so."""
-        return end if end.message in self._errors else _item_failed(self._job, end)
-
     def _identified(self, found: Identified) -> None:
         job = self._job
-        if job.snapshot.preview is None or self._index == 0:
+        if job.snapshot.preview is None or self.index == 0:
             job.change(kind=found.kind, **_described(job.snapshot, found))
             job.tell(Reason.PREVIEW_READY)
             job.services.publish(InfoChanged(job.snapshot, job.services.now()))
@@ -378,12 +468,12 @@ class _Item:
     def _finished(self, end: Finished) -> None:
         job, old = self._job, self._job.snapshot
         job.change(
-            finished_items=(*old.finished_items, self._index),
+            finished_items=(*old.finished_items, self.index),
             generated_files=tuple(sorted({*old.generated_files, *end.files})),
             main_file=old.main_file or end.main,
             partial_files=(),
         )
-        job.write(Level.INFO, f"finished: {end.main or old.spec.urls[self._index]}")
+        job.write(Level.INFO, f"finished: {end.main or old.spec.urls[self.index]}")
         if len(job.snapshot.finished_items) == len(old.spec.urls):
             _settle(job, _outcome(job, None))
 
@@ -394,12 +484,6 @@ def _described(old: Snapshot, found: Identified) -> dict[str, Any]:
     known = ("title", "description", "thumbnail_url", "webpage_url", "original_url")
     described = {key: preview[key] for key in known if key in preview}
     return {"preview": preview, "metadata": {**old.metadata, **described}}
-
-
-def _item_failed(job: Job, end: Failed) -> Failed:
-    """Log why an item failed."""
-    job.write(Level.ERROR, end.message)
-    return end
 
 
 def _defect(job: Job, defect: Exception) -> JobEvent:
@@ -430,12 +514,20 @@ def _settle(job: Job, event: JobEvent) -> None:
     job.write(Level.WARNING if state is JobState.FAILED else Level.INFO, f"job {state}")
 
 
-async def _tidy(job: Job, event: JobEvent) -> None:
-    """Do to the work directory what the end means, a cancel that comes meanwhile included."""
-    state = None
-    while state is not job.state:
-        state = job.state
-        await _keep_or_discard(job, event)
+async def _tidy(job: Job, event: JobEvent) -> JobEvent:
+    """Do to the work directory what the end means, a cancel that comes meanwhile included.
+
+    Returns the event, which becomes another when this breaks. Runs even when cancelled.
+    """
+    try:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
+            state = None
+            while state is not job.state:
+                state = job.state
+                await _keep_or_discard(job, event)
+    except Exception as defect:  # noqa: BLE001 - the same boundary: the job gets its end
+        return _defect(job, defect)
+    return event
 
 
 async def _keep_or_discard(job: Job, event: JobEvent) -> None:

@@ -8,14 +8,17 @@ last write > lock released.
 from __future__ import annotations
 
 import datetime
+import logging
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from vidra_trio.engine.process import open_process_engine
+from vidra_trio import __version__
+from vidra_trio.engine.choice import open_engine
+from vidra_trio.engine.diagnosis import GIVEN, Diagnosis
 from vidra_trio.engine.tools import assert_engine_version
 from vidra_trio.hub import Hub
 from vidra_trio.net.listen import listen
@@ -29,8 +32,12 @@ from vidra_trio.wire.payloads import dump_event
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from vidra_trio.core.diagnostics import Diagnostics
     from vidra_trio.engine.base import Engine
+    from vidra_trio.engine.diagnosis import Choice
     from vidra_trio.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,15 @@ class Server:
     url: str
     settings: Settings
     supervisor: Supervisor
+    _diagnosis: Diagnosis = field(repr=False)
+
+    async def diagnostics(self) -> Diagnostics:
+        """Return which engine there is and why, its numbers, and the versions it stands on.
+
+        The first call looks for ffmpeg, some 50 ms. It does not wait for the choice
+        of an engine, which takes about a second after the start.
+        """
+        return await self._diagnosis.look()
 
     @property
     def token(self) -> str:
@@ -100,31 +116,50 @@ async def _open(settings: Settings, engine: Engine | None) -> AsyncIterator[Serv
     async with AsyncExitStack() as stack:
         stack.enter_context(hold_data_dir(locations))
         store = await stack.enter_async_context(open_store(locations))
-        if engine is None:
-            assert_engine_version()
-            engine = await stack.enter_async_context(
-                open_process_engine(cache=settings.cache, size=settings.max_concurrent)
-            )
+        chosen, choice = await stack.enter_async_context(_open_engine(settings, engine))
+        diagnosis = Diagnosis(__version__, chosen, choice)
         hub = Hub(dump_event)
         tasks = await stack.enter_async_context(trio.open_nursery())
         stack.callback(tasks.cancel_scope.cancel)
         supervisor = await stack.enter_async_context(
             open_supervisor(
-                engine=engine,
+                engine=chosen,
                 store=store,
                 publish=hub.publish,
                 rules=settings.path_rules,
                 now=_now,
                 max_concurrent=settings.max_concurrent,
+                retries=settings.retries,
             )
         )
         await tasks.start(hub.run)
         sockets = listen(settings.host, settings.port)
-        context = WebContext(settings, supervisor, hub, trio.Event(), _now)
+        context = WebContext(settings, supervisor, hub, trio.Event(), _now, diagnosis.look)
         addresses = await stack.enter_async_context(
             open_server(build_app(context), sockets, drain=partial(drain, context))
         )
-        yield Server(_url(addresses[0]), settings, supervisor)
+        yield Server(_url(addresses[0]), settings, supervisor, diagnosis)
+
+
+@asynccontextmanager
+async def _open_engine(
+    settings: Settings, given: Engine | None
+) -> AsyncIterator[tuple[Engine, Choice]]:
+    """Open what runs the downloads, unless the caller brought it."""
+    if given is not None:
+        _log.info("engine: %s (%s)", GIVEN.kind, GIVEN.reason)
+        yield given, GIVEN
+        return
+    assert_engine_version()
+    async with open_engine(
+        settings.engine,
+        embedded=settings.embedded,
+        cache=settings.cache,
+        size=settings.max_concurrent,
+        limits=settings.stall_limits,
+        owner=settings.data,
+    ) as chosen:
+        yield chosen, chosen
 
 
 def _alone(error: BaseException) -> BaseException:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from vidra_trio import __version__, log
+from vidra_trio import log
 from vidra_trio.bars import say
-from vidra_trio.engine.tools import engine_version, find_ffmpeg
 from vidra_trio.interrupts import interrupts
 from vidra_trio.server import serve
 
@@ -63,11 +62,13 @@ async def serve_until_stopped(settings: Settings, console: Console) -> None:
     with interrupts(asked.set), ExitStack() as logging_to_file:
         early = logging_to_file.enter_context(_early_lines())
         async with serve(settings) as server:
-            ffmpeg = await trio.to_thread.run_sync(find_ffmpeg, abandon_on_cancel=True)
+            found = await server.diagnostics()
             logging_to_file.enter_context(log.configure(settings, to_terminal=console.is_terminal))
             _repeat(early)
-            _log.info("vidra-trio %s with yt-dlp %s", __version__, engine_version())
-            _log.info("ffmpeg %s (%s)", ffmpeg.version or "none", ffmpeg.path or "not found")
+            _log.info("vidra-trio %s with yt-dlp %s", found.version, found.yt_dlp)
+            _log.info(
+                "ffmpeg %s (%s)", found.ffmpeg.version or "none", found.ffmpeg.path or "not found"
+            )
             if settings.scheme == "https":
                 _log.warning("plain http is served: https needs a proxy in front that does TLS")
             say(console, f"listening on {server.url}")

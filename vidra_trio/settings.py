@@ -21,13 +21,16 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 from vidra_trio.core.errors import ConfigurationError
 from vidra_trio.core.paths import PathRules
+from vidra_trio.core.stall import StallLimits
 
 T = TypeVar("T")
 D = TypeVar("D")
+
+EngineChoice = Literal["auto", "process", "thread"]
 
 MIB: Final = 1024 * 1024
 TOKEN_BYTES: Final = 48
@@ -106,6 +109,20 @@ VARIABLES: Final = (
     Variable("VIDRA_SERVER_ALLOWED_ORIGINS", "empty", "web pages that may connect, by comma"),
     Variable("VIDRA_SERVER_MAX_BODY", str(MIB), "bytes in a request body"),
     Variable("VIDRA_SERVER_MAX_CONCURRENT", "3", "downloads at a time, the others wait"),
+    Variable(
+        "VIDRA_SERVER_RETRIES", "0", "times that a download broken by the network is tried again"
+    ),
+    Variable(
+        "VIDRA_SERVER_STALL_SECONDS",
+        "extract=120,connect=60,transfer=120,postprocess=600",
+        "silence after which a download fails, in all or in some phases; 0: never",
+    ),
+    Variable(
+        "VIDRA_SERVER_ENGINE",
+        "auto",
+        "downloads run in worker processes (process), in threads (thread), or what fits (auto)",
+    ),
+    Variable("VIDRA_SERVER_EMBEDDED", "0", "this Python cannot start others: auto takes threads"),
 )
 """Every variable that is read here; `.env.example` and the README document each."""
 
@@ -149,6 +166,10 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     max_body: int = MIB
     max_concurrent: int = 3
+    retries: int = 0
+    stall_limits: StallLimits = field(default_factory=StallLimits)
+    engine: EngineChoice = "auto"
+    embedded: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -172,6 +193,7 @@ class Settings:
             lock_file=env.read("LOCK_FILE", _path, None),
             download_roots=roots,
             download_dir=_download_dir(env, roots, data),
+            stall_limits=env.read("STALL_SECONDS", StallLimits.parse, StallLimits()),
             **_plain(env),
         )
 
@@ -269,6 +291,9 @@ def _plain(env: _Environment) -> dict[str, Any]:
         "allowed_origins": _listed(_origin),
         "max_body": _between(1, 1024 * MIB),
         "max_concurrent": _between(1, 1000),
+        "retries": _between(0, 10),
+        "engine": _engine,
+        "embedded": _flag,
     }
     values = {key: env.read(key.upper(), parse, None) for key, parse in parsers.items()}
     return {key: value for key, value in values.items() if value is not None}
@@ -420,6 +445,13 @@ def _url_path(text: str) -> str:
 def _log_level(text: str) -> str:
     """Read a level; an unknown word is no reason not to start."""
     return text.lower() if text.lower() in _LOG_LEVELS else "info"
+
+
+def _engine(text: str) -> str:
+    word = text.lower()
+    if word not in get_args(EngineChoice):
+        raise ValueError("auto, process or thread")
+    return word
 
 
 # -- paths

@@ -5,7 +5,10 @@
 2. A command is decided and acts synchronously, is made durable, then answered.
 3. A job that is saying its last words is asked when it has said them: so a
    command and the job's own end never write over each other.
-4. Fence: no wire word, no yt-dlp word and no playlist arithmetic in here.
+4. What earlier lives left on disk is swept once, in the background. Jobs that it
+   may touch are known before any job runs; one of them that is started again
+   waits for it, and no other job does.
+5. Fence: no wire word, no yt-dlp word and no playlist arithmetic in here.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -32,7 +36,7 @@ from vidra_trio.core.states import Command, JobState, Level, Reason
 from vidra_trio.runner import SETTLE_DEADLINE, Job, Services, run_job
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from datetime import datetime
 
     from vidra_trio.core.events import Event
@@ -43,6 +47,9 @@ if TYPE_CHECKING:
 
 MAX_UNSETTLED: Final = 10_000
 """Jobs that wait or run. A bug in a client must not fill memory; no user queues as many by hand."""
+
+SWEEP_BATCH: Final = 100
+"""Jobs looked at in one go while a start gathers folders: some milliseconds of the loop's time."""
 
 _NO_ANSWER: Final = f"no answer from the disk within {SETTLE_DEADLINE:g} s"
 
@@ -76,17 +83,18 @@ async def open_supervisor(
     rules: PathRules,
     now: Callable[[], datetime],
     max_concurrent: int,
+    retries: int = 0,
 ) -> AsyncIterator[Supervisor]:
     """Restore the stored jobs and supervise for the length of the block.
 
     Leaving it stops every run and waits until each job has settled and is
     saved; a job that was alive is stored as waiting for a slot.
     """
-    services = Services(
-        engine, store, publish, trio.CapacityLimiter(max_concurrent), rules, now, Counter()
-    )
+    slots = trio.CapacityLimiter(max_concurrent)
+    services = Services(engine, store, publish, slots, rules, now, Counter(), retries)
     async with trio.open_nursery() as nursery:
         supervisor = Supervisor(services, nursery)
+        nursery.start_soon(supervisor._sweep)
         try:
             yield supervisor
         finally:
@@ -102,7 +110,13 @@ class Supervisor:
         self._services = services
         self._nursery = nursery
         self._jobs: dict[str, Job] = {}
+        self._swept = trio.Event()
         self._restore()
+        self._done_with = frozenset(
+            job_id
+            for job_id, job in self._jobs.items()
+            if job.state in lifecycle.SETTLED - lifecycle.RESUMABLE
+        )
 
     def get(self, job_id: str) -> Snapshot:
         """Return the job's current snapshot.
@@ -183,9 +197,9 @@ class Supervisor:
             return Answer(job_id, job.state)
         if cell == Move(JobState.QUEUED) and command is not Command.SELECT:
             self._admit()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
-            return await self._act(job, command, cell)
-        raise StorageFailed(_NO_ANSWER)  # the scope above gave up
+        with trio.CancelScope(shield=True):  # bounded: each wait in there is
+            answer = await self._act(job, command, cell)
+        return answer
 
     async def wait_settled(self, job_id: str) -> Snapshot:
         """Wait until the job will not move by itself and its end is stored and told.
@@ -225,13 +239,13 @@ class Supervisor:
             job.write(Level.INFO, "cancel asked")
             job.tell(Reason.CANCELLING)
             job.scope.cancel("cancel")
-            return await job.save()
+            return await _in_time(job.save)
         with job.busy():
             await job.discard()
             job.change(finished_at=self._services.now(), error=None, error_code=None)
             job.write(Level.INFO, "job cancelled")
             job.tell(Reason.CANCELLED)
-            await job.save()
+            await _in_time(job.save)
 
     async def _pause(self, job: Job, to: JobState) -> None:
         job.move(to)
@@ -239,7 +253,7 @@ class Supervisor:
         job.tell(Reason.PAUSING)
         if job.run is not None:
             job.run.stop()
-        await job.save()
+        await _in_time(job.save)
 
     async def _start_again(self, job: Job, reason: Reason) -> None:
         """Queue a settled job: to continue from its parts, or (a retry) from nothing.
@@ -255,7 +269,7 @@ class Supervisor:
         job.tell(reason)
         job.prepare()
         self._nursery.start_soon(partial(self._run, job, afresh=afresh), name=repr(job))
-        await job.save()
+        await _in_time(job.save)
 
     async def _remove(self, job: Job) -> Answer:
         """Forget the job, and remove what it left besides finished files."""
@@ -270,7 +284,7 @@ class Supervisor:
         self._services.tally[job.state] -= 1
         self._services.publish(JobDeleted(job_id, job.state, now))
         self._services.publish(OverviewChanged(self.summary(), now))
-        await self._services.store.remove(job_id)
+        await _in_time(partial(self._services.store.remove, job_id))
 
     # -- tasks
 
@@ -280,7 +294,7 @@ class Supervisor:
         """Store, show and start a job; before `started` nothing of it exists."""
         job.write(Level.INFO, "job created")
         try:
-            await _save_in_time(job)
+            await _in_time(job.save)
             # A caller may have gone in the very step in which the write ended: `started`
             # would return as if it were still there, and leave a job without a task.
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -295,10 +309,14 @@ class Supervisor:
         await self._run(job)
 
     async def _run(self, job: Job, *, afresh: bool = False) -> None:
-        await run_job(job, afresh=afresh)
-        if job.state is JobState.CANCELLED and job.snapshot.leaves_nothing:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
-                await self._drop_quietly(job)
+        after = self._swept if job.snapshot.job_id in self._done_with else None
+        try:
+            await run_job(job, afresh=afresh, after=after)
+        finally:
+            # Whatever ended it: a cancel is not half a cancel because the server stops too.
+            if job.state is JobState.CANCELLED and job.snapshot.leaves_nothing:
+                with trio.CancelScope(shield=True):  # bounded: its wait is
+                    await self._drop_quietly(job)
 
     async def _drop_quietly(self, job: Job) -> None:
         """Remove a job that was cancelled before anything was found (the contract's rule)."""
@@ -306,6 +324,30 @@ class Supervisor:
             await self._drop(job)
         except StorageFailed as error:
             _log.error("job %s: %s", job.snapshot.job_id, error)
+
+    async def _sweep(self) -> None:
+        """Remove the work directories that no job will continue from; log what goes wrong."""
+        keep = _Kept(self._jobs, self._done_with)
+        try:
+            gone = await self._services.engine.sweep(await self._folders(), keep)
+        except Exception as error:  # noqa: BLE001 - leftovers are no reason to end a server
+            _log.warning("old work directories stay: %r", error)
+        else:
+            _log.info("removed %d old work directories", len(gone))
+        finally:
+            self._swept.set()
+
+    async def _folders(self) -> tuple[Path, ...]:
+        """Return where jobs may have left something: every folder that one went to, or may go."""
+        rules = self._services.rules
+        folders = {Path(folder) for folder in (rules.download_dir, *rules.roots)}
+        for number, job in enumerate(list(self._jobs.values())):
+            kept = job.snapshot.destination or job.folder
+            if kept is not None:
+                folders.add(Path(kept))
+            if number % SWEEP_BATCH == 0:
+                await trio.lowlevel.checkpoint()
+        return tuple(sorted(folders))
 
     # -- the table
 
@@ -343,9 +385,28 @@ class Supervisor:
             self._services.publish(JobChanged(job.snapshot, Reason.RESTORED, now))
 
 
-async def _save_in_time(job: Job) -> None:
+class _Kept:
+    """The ids whose work directories stay; it grows with the jobs that come meanwhile.
+
+    Asked from the thread that sweeps: a look-up in a dict is one step there.
+    """
+
+    def __init__(self, jobs: Mapping[str, Job], done_with: frozenset[str]) -> None:
+        self._jobs = jobs
+        self._done_with = done_with
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._jobs and job_id not in self._done_with
+
+
+async def _in_time(write: Callable[[], Awaitable[None]]) -> None:
+    """Make a change durable.
+
+    Raises:
+        StorageFailed: it is not, or not within `SETTLE_DEADLINE`.
+    """
     with trio.move_on_after(SETTLE_DEADLINE):
-        return await job.save()
+        return await write()
     raise StorageFailed(_NO_ANSWER)
 
 

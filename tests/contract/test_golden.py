@@ -138,6 +138,7 @@ FAILED: Final = replace(
 PAUSED: Final = replace(
     RUNNING,
     job_id="job-paused",
+    spec=replace(SPEC, options={**SPEC.options, "playlist_items": "1,3-5"}),
     state=JobState.PAUSED,
     created_at=EPOCH + timedelta(seconds=2),
     partial_files=("/downloads/.vidra-job-paused/0/clip.mp4.part",),
@@ -220,6 +221,25 @@ CASES: Final = (
     Case("logs", "GET /api/jobs/job-completed/logs?detail=true&limit=200"),
     Case("logs", "GET /api/jobs/job-completed/logs?since=1767225600003", variant="_noop"),
     Case("logs", "GET /api/jobs/job-completed/logs?entry_id=b&limit=1", variant="_entry"),
+    Case("diagnostics", "GET /api/diagnostics"),
+    Case("playlist", "GET /api/jobs/job-completed/playlist?include=entries"),
+    Case("playlist_items", "GET /api/jobs/job-completed/playlist/items?limit=5"),
+    Case("playlist_delta", "GET /api/jobs/job-completed/playlist/items/delta?since=1"),
+    Case("playlist_selection", "POST /api/jobs/{new}/playlist/selection", {"indices": [3, "1"]}),
+    Case(
+        "playlist_selection",
+        "POST /api/jobs/job-paused/playlist/selection",
+        {},
+        variant="_some",
+    ),
+    Case(
+        "playlist_selection",
+        "POST /api/jobs/job-completed/playlist/selection",
+        {"indices": None},
+        variant="_terminal",
+    ),
+    Case("playlist_retry", "POST /api/jobs/job-completed/playlist/retry", {"indices": [1]}),
+    Case("playlist_delete", "POST /api/jobs/job-completed/playlist/delete", {"entry_ids": "a"}),
 )
 
 REFUSALS: Final = (
@@ -243,6 +263,25 @@ REFUSALS: Final = (
     Case("", "GET /api/jobs/job-completed/options?entry_index=x"),
     Case("", "GET /api/jobs/job-completed/logs?limit=x"),
     Case("", "GET /api/jobs/job-completed/logs?limit=0"),
+    Case("", "GET /api/jobs/nope/playlist?offset=x"),
+    Case("", "GET /api/jobs/nope/playlist/items?offset=-1"),
+    Case("", "GET /api/jobs/nope/playlist/items?limit="),
+    Case("", "GET /api/jobs/nope/playlist?limit=0"),
+    Case("", "GET /api/jobs/nope/playlist/items/delta?since="),
+    Case("", "GET /api/jobs/nope/playlist"),
+    Case("", "GET /api/jobs/nope/playlist/items"),
+    Case("", "GET /api/jobs/nope/playlist/items/delta"),
+    Case("", "POST /api/jobs/nope/playlist/selection"),
+    Case("", "POST /api/jobs/nope/playlist/selection", {"indices": "invalid"}),
+    Case("", "POST /api/jobs/nope/playlist/selection", {"indices": ["x"]}),
+    Case("", "POST /api/jobs/nope/playlist/selection", {"indices": [1]}),
+    Case("", "POST /api/jobs/nope/playlist/retry"),
+    Case("", "POST /api/jobs/nope/playlist/retry", {"indices": "1"}),
+    Case("", "POST /api/jobs/nope/playlist/retry", {"indices": ["x"]}),
+    Case("", "POST /api/jobs/nope/playlist/retry", {"entry_ids": [1]}),
+    Case("", "POST /api/jobs/nope/playlist/retry", {"indices": [1]}),
+    Case("", "POST /api/jobs/nope/playlist/delete", {"entryIds": {}}),
+    Case("", "POST /api/jobs/nope/playlist/delete", {"entryIds": "a"}),
 )
 
 

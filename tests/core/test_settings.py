@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vidra_trio.core.errors import ConfigurationError
+from vidra_trio.core.stall import StallLimits
 from vidra_trio.core.zones import refusal
 from vidra_trio.settings import VARIABLES, Settings, new_token
 
@@ -88,6 +89,10 @@ def test_defaults() -> None:
         allowed_origins=(),
         max_body=1024 * 1024,
         max_concurrent=3,
+        retries=0,
+        stall_limits=StallLimits(extract=120, connect=60, transfer=120, postprocess=600),
+        engine="auto",
+        embedded=False,
     )
 
 
@@ -143,6 +148,13 @@ def test_blank_is_unset(variable: tuple[str, str, str], blank: str) -> None:
          ("https://a.example", "http://b", "http://[::1]:8080")),
         ("MAX_BODY", "1", "max_body", 1),
         ("MAX_CONCURRENT", "16", "max_concurrent", 16),
+        ("RETRIES", "10", "retries", 10),
+        ("STALL_SECONDS", "90", "stall_limits", StallLimits(90, 90, 90, 90)),
+        ("STALL_SECONDS", " extract=1.5, transfer=0 ", "stall_limits",
+         StallLimits(extract=1.5, transfer=0)),
+        ("ENGINE", " Process ", "engine", "process"),
+        ("ENGINE", "thread", "engine", "thread"),
+        ("EMBEDDED", "1", "embedded", True),
     ],
 )  # fmt: skip
 def test_values(name: str, text: str, field: str, value: object) -> None:
@@ -182,6 +194,17 @@ WRONG = [
     ("ALLOWED_ORIGINS", "https://a.example/path", "origins such as"),
     ("MAX_BODY", "1 MiB", "an integer from 1"),
     ("MAX_CONCURRENT", "0", "an integer from 1"),
+    ("RETRIES", "11", "an integer from 0 to 10"),
+    ("RETRIES", "-1", "an integer from 0 to 10"),
+    ("STALL_SECONDS", "soon", "seconds for all phases, or extract="),
+    ("STALL_SECONDS", "-1", "seconds for all phases"),
+    ("STALL_SECONDS", "nan", "seconds for all phases"),
+    ("STALL_SECONDS", "lunch=5", "seconds for all phases"),
+    ("STALL_SECONDS", "extract=1,", "seconds for all phases"),
+    ("STALL_SECONDS", "9" * 5000, "seconds for all phases"),
+    ("ENGINE", "fork", "auto, process or thread"),
+    ("ENGINE", "auto,thread", "auto, process or thread"),
+    ("EMBEDDED", "perhaps", "1, true, yes, on, or 0"),
 ]
 
 

@@ -84,6 +84,43 @@ async def test_pause_resume_retry_and_delete_over_http(tmp_path: Path) -> None:
             assert await client.jobs() == []
 
 
+async def test_diagnostics_of_a_given_engine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine is told to be the caller's, with its numbers, and neither token nor folder."""
+    started = trio.Event()
+
+    def script(_: object) -> tuple[object, ...]:
+        started.set()
+        return (VIDEO, trio.Event())
+
+    engine = ScriptedEngine(script)
+    with trio.fail_after(20), caplog.at_level("INFO", "vidra_trio.server"):
+        async with (
+            open_test_server(tmp_path, engine=engine, max_concurrent=2) as server,
+            Client(server.url, server.token) as client,
+        ):
+            await client.create(URL)
+            await started.wait()
+            async with client.watch_overview() as events:
+                await anext(events)
+                told = await client.diagnostics()
+            own = await server.diagnostics()
+            with pytest.raises(RequestRefused) as refused:
+                async with Client(server.url, "wrong") as stranger:
+                    await stranger.diagnostics()
+    assert refused.value.status == 401
+    assert (told["engine"]["kind"], told["engine"]["running"]) == ("given", 1)
+    assert told["engine"]["reason"] == own.engine.reason
+    assert told["slots"] == {"total": 2, "used": 1}
+    assert told["jobs"]["total"] == 1
+    assert told["sockets"] == {"open": 1, "subscribed": 1}
+    assert told["yt_dlp"] == own.yt_dlp
+    assert server.token not in str(told)
+    assert str(tmp_path) not in str(told)
+    assert caplog.messages.count(f"engine: given ({own.engine.reason})") == 1
+
+
 async def test_sockets_are_told_when_the_server_goes(tmp_path: Path) -> None:
     """Leaving the block closes every socket with 1001, quickly."""
     with trio.fail_after(20):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from vidra_trio.core.report import Report
-    from vidra_trio.engine.process import ProcessRun
+    from vidra_trio.engine.run import ItemRun
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +39,7 @@ PATIENCE = 60
 @pytest.fixture(scope="module")
 def origin() -> Iterator[Origin]:
     """Serve for this module."""
-    ytdlp.install()
-    with open_origin() as found:
+    with ytdlp.installed(own_groups=True), open_origin() as found:
         yield found
 
 
@@ -171,7 +170,7 @@ def spec(root: Path, url: str, job: str = "j", **params: object) -> RunSpec:
     return RunSpec(job, url, root / "d", work, "%(title)s.%(ext)s", params)
 
 
-async def read(run: ProcessRun, until: Callable[[Report], bool]) -> Report:
+async def read(run: ItemRun, until: Callable[[Report], bool]) -> Report:
     """Read reports until one is what is waited for, or the last."""
     async for report in run:
         if until(report):
@@ -188,8 +187,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_pause_of_a_hanging_extraction_ends(
     tmp_path: Path, origin: Origin, engine: ProcessEngine
 ) -> None:
-    """The site never answers: stopped the hard way after the grace, with nothing to keep."""
-    engine.stop_grace = 0.2
+    """The site never answers: the read that waits for it is ended."""
     with trio.fail_after(PATIENCE):
         async with engine.open(spec(tmp_path, origin.at("/hang", who="pause"))) as run:
             await until(lambda: bool(origin.seen("/hang")))

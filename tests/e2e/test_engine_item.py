@@ -13,7 +13,7 @@ from yt_dlp.postprocessor.ffmpeg import FFmpegMergerPP, FFmpegMetadataPP
 
 from tests.support.origin import Origin, digest, media_root, open_origin
 from vidra_trio.core import options
-from vidra_trio.core.report import Failed, Identified, Line, Stage, Stopped, Tick
+from vidra_trio.core.report import Failed, Identified, Line, Stage, Stopped, Tick, Waiting
 from vidra_trio.core.states import Level
 from vidra_trio.engine import ytdlp
 from vidra_trio.engine.control import Control
@@ -50,8 +50,7 @@ CLIENT_DEFAULTS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def origin() -> Iterator[Origin]:
     """Serve for this module."""
-    ytdlp.install()
-    with open_origin() as found:
+    with ytdlp.installed(own_groups=True), open_origin() as found:
         yield found
 
 
@@ -61,7 +60,7 @@ class Bench:
 
     root: Path
     ffmpeg: str | None
-    reports: list[Identified | Tick | Stage | Line] = field(default_factory=list)
+    reports: list[Identified | Tick | Stage | Line | Waiting] = field(default_factory=list)
     control: Control = field(default_factory=Control)
     template: str = "%(title)s.%(ext)s"
     overwrite: bool = True

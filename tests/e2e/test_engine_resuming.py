@@ -25,8 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def origin() -> Iterator[Origin]:
     """Serve for this module."""
-    ytdlp.install()
-    with open_origin() as found:
+    with ytdlp.installed(own_groups=True), open_origin() as found:
         yield found
 
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -86,6 +86,40 @@ def test_twenty_downloads_complete_three_at_a_time(tmp_path: Path, origin: Origi
             assert digest(str(job["main_file"])) == origin.digest(name, size)
     assert 1 <= most <= 3
     assert len(list((tmp_path / "out").iterdir())) == 20
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind", "reason"),
+    [
+        ({}, "process", "a worker answered"),
+        ({"engine": "process"}, "process", "the settings ask for process"),
+        ({"engine": "thread"}, "thread", "the settings ask for thread"),
+        ({"embedded": "1"}, "thread", "the settings say that it is embedded in another program"),
+    ],
+    ids=["auto", "process", "thread", "embedded"],
+)
+def test_the_engine_is_told_with_its_reason(
+    tmp_path: Path, origin: Origin, chosen: dict[str, Any], kind: str, reason: str
+) -> None:
+    """In the diagnostics and, on one line, in the log; and it is the one that works."""
+    with running_server(tmp_path, **chosen) as server:
+
+        def engine() -> dict[str, object]:
+            told: dict[str, object] = server.ask("GET", "/api/diagnostics").json()["engine"]
+            return told
+
+        wait_until(lambda: engine()["kind"] != "undecided", what="a choice")
+        job_id = server.create(origin.file("clip.mp4", 200_000, rate=200_000), "out")
+        wait_status(server, job_id, "running")
+        told = engine()
+        assert (told["kind"], told["reason"], told["running"]) == (kind, reason, 1)
+        assert told["workers"] in {1, 2}
+        assert told["abandoned"] == 0
+        wait_status(server, job_id, *TERMINAL)
+        assert server.job(job_id)["status"] == "completed"
+    log = (tmp_path / "data" / "release_logs.txt").read_text()
+    assert log.count(f"engine: {kind} ({reason})") == 1
+    assert TOKEN not in log
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

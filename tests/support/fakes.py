@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -42,7 +44,11 @@ class Stored:
 
 
 class FakeStore:
-    """Keeps jobs in a dict; can be slow, and can fail."""
+    """Keeps jobs in a dict; can be slow, and can fail.
+
+    As in the real one the newest value wins, whichever write ends last, and a
+    removal is final.
+    """
 
     def __init__(self, restored: Sequence[Stored] = (), *, delay: float = 0.0) -> None:
         self.restored = tuple(restored)
@@ -52,12 +58,18 @@ class FakeStore:
         self.soon: list[str] = []
         self.forgotten: list[str] = []
         self.history: list[tuple[str, str]] = []
+        self._asked = itertools.count(1)
+        self._written: dict[str, float] = {}
 
     async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
         """Store after `delay` seconds."""
+        number = next(self._asked)
         await trio.sleep(self.delay)
         if self.broken:
             raise StorageFailed("disk full")
+        if number < self._written.get(snapshot.job_id, 0):
+            return
+        self._written[snapshot.job_id] = number
         self.saved[snapshot.job_id] = snapshot
         self.history.append((snapshot.job_id, snapshot.state.value))
 
@@ -67,6 +79,7 @@ class FakeStore:
 
     async def remove(self, job_id: str) -> None:
         """Forget a job after `delay` seconds."""
+        self._written[job_id] = math.inf
         await trio.sleep(self.delay)
         if self.broken:
             raise StorageFailed("disk full")
@@ -74,6 +87,7 @@ class FakeStore:
 
     def forget(self, job_id: str) -> None:
         """Remember that nobody was told of this job."""
+        self._written[job_id] = math.inf
         self.forgotten.append(job_id)
         self.saved.pop(job_id, None)
 
@@ -124,6 +138,7 @@ async def open_house(
     *,
     max_concurrent: int = 3,
     rules: PathRules = RULES,
+    retries: int = 0,
 ) -> AsyncIterator[House]:
     """Supervise with fakes for the length of the block."""
     engine = engine or ScriptedEngine()
@@ -136,5 +151,6 @@ async def open_house(
         rules=rules,
         now=now,
         max_concurrent=max_concurrent,
+        retries=retries,
     ) as supervisor:
         yield House(supervisor, store, recorder, cast("ScriptedEngine", engine))

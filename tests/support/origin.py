@@ -5,15 +5,23 @@
         ...
         assert digest(path) == origin.digest("clip.mp4", 1_000_000)
 
-Paths: `/file/<size>/<name>` has seeded bytes; `/media/...` is real media (made once
-per process with the project's own ffmpeg: clip.mp4, tone.mp3, cover.jpg, subs.vtt,
-hls/, dash/); `/status/<code>`, `/hang`, `/redirect?to=`, `/page?src=...&title=`,
-`/html`, `/feed?src=...`.
+Paths: `/file/<size>/<name>` has seeded bytes; `/hls/<segments>x<size>/<name>/index.m3u8`
+is seeded, too; `/media/...` is real media (made once per process with the project's own
+ffmpeg: clip.mp4, video.mp4, sound.m4a, tone.mp3, cover.jpg, subs.vtt, hls/, dash/), and
+`/clip/<name>/...` the same under any name; `/status/<code>`, `/hang`, `/redirect?to=`,
+`/loop/<hop>/<size>/<name>` (redirects for ever), `/page?src=...&title=`, `/html`,
+`/feed?src=...`; `/ask/...` and `/list/...` answer the extractors of `support.plugins`.
 
 Faults, as query of a file: rate=<bytes a second>, ttfb=<seconds before the answer>,
-stall=<bytes, then nothing more>, drop=<bytes, then the connection is cut>,
-drop_times=<only the first k answers>, status=<code>, fail_times=<only the first k>,
-norange=1, nolen=1.
+half_head=1 (the headers never end), stall=<bytes, then nothing more>, drop=<bytes, then
+the connection is cut>, drop_times=<only the first k answers>, status=<code>,
+fail_times=<only the first k>, norange=1, nolen=1. Segments inherit a playlist's; with
+since=<k> only those from the k-th on.
+
+    origin.mend("clip.mp4")  # faults of such paths end, for answers on their way, too
+    origin.encrypted(url)  # the same over TLS, with `open_origin(tls=True)`
+
+Every request is remembered, with its bytes and its times: `seen`, `traffic`.
 """
 
 from __future__ import annotations
@@ -23,9 +31,12 @@ import contextlib
 import functools
 import hashlib
 import html
+import json
+import math
 import random
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -37,6 +48,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+import trustme
+
 from vidra_trio.engine.tools import find_ffmpeg
 
 if TYPE_CHECKING:
@@ -44,6 +57,12 @@ if TYPE_CHECKING:
 
 _NOISE_SIZE = 1 << 18
 _STEPS_PER_SECOND = 50
+_LOOK = 0.02
+"""Seconds between two looks at a client that may be gone."""
+
+LARGEST_WRITE = 1 << 18
+"""What one connection may still send after its peer is gone, if it was just about to."""
+
 _TYPES = {
     ".mp4": "video/mp4",
     ".m4s": "video/iso.segment",
@@ -68,6 +87,18 @@ class Request:
     user_agent: str | None
     sent: int = 0
     done: bool = False
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What went over the wire for some paths, up to now."""
+
+    requests: int
+    sent: int
+    connections: int
+    """Open now, whatever they are for."""
 
 
 @dataclass
@@ -75,11 +106,14 @@ class Origin:
     """A running origin."""
 
     url: str
+    tls: str = ""
     requests: list[Request] = field(default_factory=list)
     connections: set[socket.socket] = field(default_factory=set)
     answers: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
     closing: threading.Event = field(default_factory=threading.Event)
+    mended: set[str] = field(default_factory=set)
+    ports: set[int] = field(default_factory=set)
 
     def file(self, name: str, size: int, **faults: object) -> str:
         """Return the URL of `size` seeded bytes called `name`."""
@@ -89,14 +123,45 @@ class Origin:
         """Return the URL of a real media file."""
         return self.at(f"/media/{name}", **faults)
 
+    def hls(self, name: str, segments: int, size: int, **faults: object) -> str:
+        """Return the URL of a playlist of `segments` with `size` seeded bytes each."""
+        return self.at(f"/hls/{segments}x{size}/{quote(name)}/index.m3u8", **faults)
+
     def at(self, path: str, **query: object) -> str:
         """Return a URL of this origin; a list in the query is repeated."""
         return f"{self.url}{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
+
+    def encrypted(self, url: str) -> str:
+        """Return the same URL over TLS; needs `open_origin(tls=True)`."""
+        assert self.tls, "this origin speaks no TLS"
+        return url.replace(self.url, self.tls, 1)
 
     @staticmethod
     def digest(name: str, size: int) -> str:
         """Return the sha256 of a seeded file."""
         return hashlib.sha256(content(name, size)).hexdigest()
+
+    @staticmethod
+    def hls_digest(name: str, segments: int, size: int) -> str:
+        """Return the sha256 of all segments of a seeded playlist, one after the other."""
+        parts = (content(f"{name}-{number}", size) for number in range(segments))
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def mend(self, text: str) -> None:
+        """End all faults of paths that contain `text`; answers that hang go on."""
+        with self.lock:
+            self.mended.add(text)
+
+    def is_mended(self, path: str) -> bool:
+        """Return whether the faults of `path` have ended."""
+        with self.lock:
+            return any(text in path for text in self.mended)
+
+    def traffic(self, path: str) -> Traffic:
+        """Return what the paths that contain `path` have cost so far, HEAD requests included."""
+        with self.lock:
+            found = [one for one in self.requests if path in one.path]
+            return Traffic(len(found), sum(one.sent for one in found), len(self.connections))
 
     def open_connections(self) -> int:
         """Return how many connections clients hold now."""
@@ -126,11 +191,14 @@ def digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@functools.lru_cache(maxsize=32)
 def content(name: str, size: int) -> bytes:
     """Return a seeded file's bytes: the same for the same name and size, everywhere."""
-    noise = random.Random(name).randbytes(_NOISE_SIZE)
-    return (noise * (size // _NOISE_SIZE + 1))[:size]
+    return (_noise(name) * (size // _NOISE_SIZE + 1))[:size]
+
+
+@functools.lru_cache(maxsize=256)
+def _noise(name: str) -> bytes:
+    return random.Random(name).randbytes(_NOISE_SIZE)
 
 
 @functools.cache
@@ -143,6 +211,8 @@ def media_root() -> Path:
     clip = str(root / "clip.mp4")
     _ffmpeg("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", sound, *encode,
             "-movflags", "+faststart", "-metadata", "title=Clip", clip)  # fmt: skip
+    _ffmpeg("-i", clip, "-c", "copy", "-an", str(root / "video.mp4"))
+    _ffmpeg("-i", clip, "-c", "copy", "-vn", str(root / "sound.m4a"))
     _ffmpeg("-f", "lavfi", "-i", "sine=frequency=440:d=2", str(root / "tone.mp3"))
     _ffmpeg("-i", clip, "-frames:v", "1", "-update", "1", str(root / "cover.jpg"))
     (root / "subs.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.500\nhello\n")
@@ -157,18 +227,60 @@ def media_root() -> Path:
 
 
 @contextlib.contextmanager
-def open_origin() -> Iterator[Origin]:
-    """Serve on a free port of 127.0.0.1 for the length of the block."""
-    server = _Server(("127.0.0.1", 0), _Handler)
+def open_origin(*, tls: bool = False) -> Iterator[Origin]:
+    """Serve on a free port of 127.0.0.1 for the length of the block; with `tls` on two."""
+    server = _Server()
+    origin = server.origin
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_serving(server))
+        if tls:
+            safe = _Server(origin, _certified())
+            origin.tls = f"https://127.0.0.1:{safe.server_port}"
+            stack.enter_context(_serving(safe))
+        stack.callback(origin.closing.set)
+        yield origin
+
+
+@contextlib.contextmanager
+def open_deaf(
+    origin: Origin, *, full: bool = False, tls: bool = False
+) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Yield a port where nobody accepts, and what makes it one more of `origin`'s.
+
+    With `full` its queue is full, too: a connect hangs. Without, it succeeds, and
+    nobody says a word.
+    """
+    server = _Server(origin, _certified() if tls else None, queue=0 if full else 16)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.server_close)
+        filler = stack.enter_context(socket.socket())
+        if full:
+            filler.connect(("127.0.0.1", server.server_port))
+
+        def mend() -> None:
+            filler.close()
+            stack.enter_context(_serving(server))
+
+        yield server.server_port, mend
+
+
+@contextlib.contextmanager
+def _serving(server: _Server) -> Iterator[None]:
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="origin")
     thread.start()
     try:
-        yield server.origin
+        yield
     finally:
-        server.origin.closing.set()
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@functools.cache
+def _certified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return context
 
 
 def _ffmpeg(*arguments: str) -> None:
@@ -180,11 +292,24 @@ def _ffmpeg(*arguments: str) -> None:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(address, handler)
-        self.origin = Origin(f"http://127.0.0.1:{self.server_address[1]}")
+    def __init__(
+        self, origin: Origin | None = None, tls: ssl.SSLContext | None = None, *, queue: int = 128
+    ) -> None:
+        self.request_queue_size = queue
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.origin = origin or Origin(f"http://127.0.0.1:{self.server_port}")
+        self.origin.ports.add(self.server_port)
+        self._tls = tls
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Accept; the handshake is made in the connection's own thread, with the first read."""
+        connection, address = super().get_request()
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that left is no news."""
@@ -220,17 +345,42 @@ class _Handler(BaseHTTPRequestHandler):
         split = urlsplit(self.path)
         self.route = unquote(split.path)
         self.query = parse_qs(split.query, keep_blank_values=True)
+        if self._mended:
+            self.query = {}
         head, _, rest = self.route.lstrip("/").partition("/")
         answer = getattr(self, f"_answer_{head}", None)
         if answer is None:
             self._text("not here", status=404)
         else:
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                answer(rest)
+            self._noted: Request | None = None
+            try:
+                with contextlib.suppress(ConnectionError, TimeoutError, ssl.SSLError):
+                    answer(rest)
+            finally:
+                if self._noted is not None:
+                    self._noted.done, self._noted.ended = True, time.monotonic()
 
     def _answer_file(self, rest: str) -> None:
         size, _, name = rest.partition("/")
         self._body(content(name, int(size)), Path(name).suffix)
+
+    def _answer_hls(self, rest: str) -> None:
+        shape, name, file = rest.split("/")
+        segments, size = map(int, shape.split("x"))
+        if file.endswith(".m3u8"):
+            lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:1"]
+            for number in range(segments):
+                lines += ["#EXTINF:1,", f"{number}.ts?{urlsplit(self.path).query}"]
+            self.query = {}
+            self._body("\n".join([*lines, "#EXT-X-ENDLIST"]).encode(), ".m3u8")
+            return
+        number = int(file.removesuffix(".ts"))
+        if number < self._number("since"):
+            self.query = {}
+        self._body(content(f"{name}-{number}", size), ".ts")
+
+    def _answer_clip(self, rest: str) -> None:
+        self._answer_media(rest.partition("/")[2])
 
     def _answer_media(self, rest: str) -> None:
         path = (media_root() / rest).resolve()
@@ -250,10 +400,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_hang(self, rest: str) -> None:
         self._note()
-        self._wait_for_the_end()
+        if self._silent_for():
+            self._text("at last")
 
     def _answer_redirect(self, rest: str) -> None:
         self._text("there", status=302, headers={"Location": self.query["to"][0]})
+
+    def _answer_loop(self, rest: str) -> None:
+        hop, _, file = rest.partition("/")
+        self._note()
+        query = urlsplit(self.path).query
+        if self._silent_for(self._number("ttfb")):
+            there = f"/file/{file}" if self._mended else f"/loop/{int(hop) + 1}/{file}?{query}"
+            self._text("there", status=302, headers={"Location": there})
+
+    def _answer_ask(self, rest: str) -> None:
+        self._note()
+        self._text(json.dumps({"well": self._mended}), kind="application/json")
+
+    def _answer_list(self, rest: str) -> None:
+        page, _, file = rest.partition("/")
+        self._note()
+        if self._silent_for(self._number("ttfb")):
+            entries = [self.origin.at(f"/file/{file}")] if page == "1" else []
+            self._text(json.dumps(entries), kind="application/json")
 
     def _answer_html(self, rest: str) -> None:
         self._text("<html><head><title>Words</title></head><body>Only words.</body></html>")
@@ -292,14 +462,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, data: bytes, suffix: str) -> None:
         request = self._note()
-        try:
-            self._answer_body(data, suffix, request)
-        finally:
-            request.done = True
-
-    def _answer_body(self, data: bytes, suffix: str, request: Request) -> None:
-        if self._number("ttfb"):
-            self.origin.closing.wait(self._number("ttfb"))
+        if not self._silent_for(self._number("ttfb")):
+            return
         if "status" in self.query and self._first("fail_times"):
             self._text("as you wish", status=int(self.query["status"][0]))
             return
@@ -331,37 +495,69 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.send_header("Content-Length", str(end - start))
+        if "half_head" in self.query:
+            self.flush_headers()
+            if not self._silent_for():
+                raise ConnectionResetError
         self.end_headers()
 
     def _send(self, data: bytes, request: Request) -> None:
         rate = self._number("rate")
-        step = max(1, int(rate / _STEPS_PER_SECOND)) if rate else 1 << 16
         stall = int(self._number("stall")) if "stall" in self.query else len(data)
         cut = "drop" in self.query and self._first("drop_times")
         limit = min(stall, int(self._number("drop")) if cut else len(data))
         began = time.monotonic()
-        for position in range(0, min(limit, len(data)), step):
-            self.wfile.write(data[position : min(position + step, limit)])
-            request.sent = min(position + step, limit)
-            ahead = request.sent / rate - (time.monotonic() - began) if rate else 0.0
-            if ahead > 0 and self.origin.closing.wait(ahead):
+        while request.sent < len(data):
+            if self._mended:
+                rate, limit = 0.0, len(data)
+            if request.sent < limit:
+                self._send_some(data[:limit], rate, request)
+                ahead = request.sent / rate - (time.monotonic() - began) if rate else 0.0
+                if ahead > 0 and self.origin.closing.wait(ahead):
+                    return
+            elif cut or not self._silent_for():
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
                 return
-        if limit == len(data):
-            return
-        if not cut:
-            self._wait_for_the_end()
-        self.close_connection = True
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _wait_for_the_end(self) -> None:
-        """Say nothing more until the client goes or the origin closes."""
-        self.connection.settimeout(0.05)
-        while not self.origin.closing.is_set():
-            with contextlib.suppress(TimeoutError):
-                if self.connection.recv(1) == b"":
-                    break
-        self.close_connection = True
+    def _send_some(self, data: bytes, rate: float, request: Request) -> None:
+        step = int(rate / _STEPS_PER_SECOND) if rate else 1 << 16
+        piece = data[request.sent : request.sent + max(1, min(step, LARGEST_WRITE))]
+        self.wfile.write(piece)
+        request.sent += len(piece)
+
+    @property
+    def _mended(self) -> bool:
+        return self.origin.is_mended(self.route)
+
+    def _silent_for(self, seconds: float = math.inf) -> bool:
+        """Say nothing for so long; return whether there is somebody left to talk to.
+
+        A fault that is mended meanwhile ends the silence.
+        """
+        until = time.monotonic() + seconds
+        self.connection.settimeout(_LOOK)
+        try:
+            while time.monotonic() < until and not self._mended:
+                if self._is_gone():
+                    self.close_connection = True
+                    return False
+        finally:
+            with contextlib.suppress(OSError):
+                self.connection.settimeout(None)
+        return True
+
+    def _is_gone(self) -> bool:
+        """Wait a moment; return whether the client went or the origin closes."""
+        try:
+            if self.connection.recv(1) == b"":
+                return True
+        except TimeoutError:
+            pass
+        except OSError:
+            return True
+        return self.origin.closing.is_set()
 
     def _note(self) -> Request:
         request = Request(
@@ -373,6 +569,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         with self.origin.lock:
             self.origin.requests.append(request)
+        self._noted = request
         return request
 
     def _number(self, name: str) -> float:

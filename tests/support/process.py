@@ -130,6 +130,17 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def group_of(leader: int) -> list[int]:
+    """Return the ids of all living processes of a group, Linux only."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == leader and fields[0] != "Z":
+                found.append(int(folder.name))
+    return found
+
+
 def alive(pids: list[int]) -> list[int]:
     """Return those of `pids` that still run."""
     return [pid for pid in pids if _runs(pid)]

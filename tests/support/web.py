@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 import trio
 
 from tests.support.fakes import FakeStore, now
+from vidra_trio.core.diagnostics import Diagnostics, EngineFacts, FfmpegFacts
 from vidra_trio.engine.scripted import ScriptedEngine
 from vidra_trio.hub import Hub
 from vidra_trio.settings import Settings
@@ -31,6 +32,20 @@ TOKEN = "a-token-that-nobody-guesses"
 HOST = "127.0.0.1:5000"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 MEBIBYTE = 1024 * 1024
+DIAGNOSTICS = Diagnostics(
+    version="0.1.0",
+    yt_dlp="2026.7.4",
+    python="3.11.9 (CPython)",
+    platform="Linux 6.1 x86_64",
+    engine=EngineFacts("process", "a test says so", running=1, workers=2, idle=1, abandoned=0),
+    ffmpeg=FfmpegFacts("path", "/home/u/bin/ffmpeg", "7.0.2", has_ffprobe=True),
+)
+
+
+async def diagnose() -> Diagnostics:
+    """Find what is always there."""
+    await trio.lowlevel.checkpoint()
+    return DIAGNOSTICS
 
 
 def settings(**changes: Any) -> Settings:  # noqa: ANN401 - members of Settings
@@ -99,7 +114,7 @@ async def open_web(
             max_concurrent=slots,
         ) as supervisor:
             await nursery.start(hub.run)
-            parts = WebContext(chosen, supervisor, hub, trio.Event(), now)
+            parts = WebContext(chosen, supervisor, hub, trio.Event(), now, diagnose)
             yield Web(build_app(parts), parts, store, cast("ScriptedEngine", engine))
         nursery.cancel_scope.cancel()
 

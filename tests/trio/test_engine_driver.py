@@ -13,7 +13,7 @@ import trio.testing
 
 from vidra_trio.core.report import Failed, Finished, Line, Report, Stage, Stopped, Tick
 from vidra_trio.core.states import Level
-from vidra_trio.engine import pool, process
+from vidra_trio.engine import disk, pool, process
 from vidra_trio.engine.base import RunSpec
 from vidra_trio.engine.pipe import Ended, Produced, dump_line
 from vidra_trio.engine.pool import WorkerProcess
@@ -38,7 +38,7 @@ def end(**end): say(type="ended", end=end)
 def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test here needs an ffmpeg."""
     none = Ffmpeg("", "", "none", has_ffprobe=False)
-    monkeypatch.setattr(process, "find_ffmpeg", lambda: none)
+    monkeypatch.setattr(disk, "find_ffmpeg", lambda: none)
 
 
 @asynccontextmanager
@@ -150,8 +150,8 @@ order()
 async def test_a_run_that_never_stops_is_stopped(tmp_path: Path) -> None:
     """After the grace of a soft stop, the hard way; the report is the same."""
     async with open_fake(tmp_path, "hello(); order(); time.sleep(60)") as (engine, spec):
-        engine.stop_grace = 0.1
         async with engine.open(spec) as one:
+            one.stop_grace = 0.1
             one.stop()
             assert [report async for report in one] == [Stopped()]
         assert engine.statistics().abandoned == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vidra_trio.core.report import Identified, Line, Stage, Tick
+from vidra_trio.core.report import Identified, Line, Stage, Tick, Waiting
 from vidra_trio.core.states import Level
 from vidra_trio.engine.reporting import MAX_LINE, PERIOD, Reporter
 
@@ -20,7 +20,7 @@ class Recorder:
 
     def __init__(self, *secrets: str) -> None:
         self.now = 100.0
-        self.sent: list[Identified | Tick | Stage | Line] = []
+        self.sent: list[Identified | Tick | Stage | Line | Waiting] = []
         self.reporter = Reporter(self.sent.append, WORK, secrets, clock=lambda: self.now)
 
     def tick(self, name: str, done: int, **more: object) -> None:
@@ -129,3 +129,11 @@ def test_nothing_leaves_after_the_close() -> None:
     record.tick("a", 1)
     record.reporter.line(Level.ERROR, "late")
     assert record.sent == []
+
+
+def test_a_wait_on_purpose_is_told_when_it_is_long() -> None:
+    """A rate limit sleeps for moments, many times a second."""
+    record = Recorder()
+    record.reporter.waiting(0.1)
+    record.reporter.waiting(25.0)
+    assert record.sent == [Waiting(25.0)]

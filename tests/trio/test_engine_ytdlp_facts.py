@@ -46,8 +46,8 @@ YDL = yt_dlp.YoutubeDL
         (YDL.urlopen, ["self", "req"]),
         (YDL.process_ie_result, ["self", "ie_result", "download", "extra_info"]),
         (YDL.add_default_info_extractors, ["self"]),
-        (FragmentFD._write_ytdl_file, ["fd", "ctx", "index"]),
-        (FragmentFD._append_fragment, ["fd", "ctx", "content"]),
+        (FragmentFD._write_ytdl_file, ["self", "ctx"]),
+        (FragmentFD._append_fragment, ["self", "ctx", "frag_content"]),
         (PlaylistEntries.__init__, ["self", "ydl", "info_dict"]),
     ],
 )
@@ -55,7 +55,6 @@ def test_what_we_override_or_call_has_these_parameters(
     method: object, parameters: list[str]
 ) -> None:
     """An overridden method that gains a parameter would be called with it."""
-    ytdlp.install()
     assert callable(method)
     if parameters[0] == "self":
         assert list(inspect.signature(method).parameters) == parameters
@@ -69,9 +68,10 @@ def test_the_repairs_are_in_the_places_that_are_called() -> None:
     assert "ctx['fragment_filename_sanitized']" in source
     assert "'%s-Frag%d' % (ctx['tmpfilename'], ctx['fragment_index'])" in source
     assert "self.best_block_size(" in inspect.getsource(HttpFD)
-    ytdlp.install()
-    ytdlp.install()
-    assert FileDownloader.best_block_size is best_block_size
+    original = FileDownloader.best_block_size
+    with ytdlp.installed(own_groups=True), ytdlp.installed(own_groups=True):
+        assert FileDownloader.best_block_size is not original
+    assert FileDownloader.best_block_size is original
 
 
 def test_a_request_shares_the_headers_it_is_made_with() -> None:

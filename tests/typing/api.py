@@ -24,6 +24,7 @@ async def embedding(root: Path) -> None:
         assert_type(snapshot, Snapshot)
         assert_type(snapshot.state, JobState)
         assert_type(snapshot.main_file, str | None)
+        assert_type((await server.diagnostics()).engine.kind, str)
     version: str = vidra_trio.__version__
     assert version
 
@@ -42,6 +43,7 @@ async def speaking(client: Client) -> None:
     assert_type(await client.jobs(state=JobState.RUNNING), list[RemoteJob])
     assert_type(await client.follow("id", print), RemoteJob | None)
     assert_type(await client.logs("id"), list[LogLine])
+    assert_type(await client.diagnostics(), dict[str, Any])
     async with client.watch_job("id") as watch:
         assert_type(watch, Watch)
         async for message in watch:

@@ -116,6 +116,7 @@ def saying(messages: Sequence[str | bytes], code: int = 1000, reason: str = "") 
 
 CALLS: list[tuple[str, Callable[[Client], Any], object]] = [
     ("GET / ", lambda client: client.health(), {"service": "x"}),
+    ("GET /api/diagnostics ", lambda client: client.diagnostics(), {"engine": {}}),
     ("GET /api/jobs?status=running&owner=me ",
      lambda client: client.jobs(state=JobState.RUNNING, owner="me"), {"jobs": [JOB]}),
     ("GET /api/jobs ", lambda client: client.jobs(), {"jobs": [JOB], "summary": {}}),

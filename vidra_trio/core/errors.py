@@ -103,6 +103,17 @@ class JobNotFound(VidraError):
         self.job_id = job_id
 
 
+class NoPlaylist(VidraError):
+    """The job has no playlist to show; each endpoint names its own code."""
+
+    status_hint = 404
+
+    def __init__(self, code: str, job_id: str) -> None:
+        super().__init__(f"job {job_id!r} has no playlist")
+        self.code = code  # type: ignore[misc]  # one class for a family of two codes
+        self.job_id = job_id
+
+
 class CommandRefused(VidraError):
     """The job is not in a state where this command means anything."""
 

@@ -132,6 +132,9 @@ SETTLED: Final = frozenset(JobState) - ALIVE
 TERMINAL: Final = frozenset(s for s, row in COMMANDS.items() if row[C.DELETE] is _REMOVE)
 """What the wire calls terminal: settled, and not merely paused."""
 
+RESUMABLE: Final = frozenset(s for s, row in COMMANDS.items() if isinstance(row[C.RESUME], Move))
+"""Settled states that a job may leave for where it stopped: its parts are kept."""
+
 ACTIVE: Final = ALIVE - {S.QUEUED}
 """What the overview counts as active."""
 

@@ -52,6 +52,12 @@ class Line(msgspec.Struct, frozen=True, tag="line", omit_defaults=True):
     message: str
 
 
+class Waiting(msgspec.Struct, frozen=True, tag="waiting", omit_defaults=True):
+    """The run waits on purpose (a sleep interval, a back-off): `seconds` of silence are fine."""
+
+    seconds: float
+
+
 class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     """Terminal. `files` are published, absolute, and whole; `main` is the one to open."""
 
@@ -73,5 +79,5 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped", omit_defaults=True):
     partial: tuple[str, ...] = ()
 
 
-Report = Identified | Tick | Stage | Line | Finished | Failed | Stopped
+Report = Identified | Tick | Stage | Line | Waiting | Finished | Failed | Stopped
 Terminal = Finished | Failed | Stopped

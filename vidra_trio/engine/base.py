@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Container, Iterable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -84,6 +84,15 @@ class Engine(Protocol):
 
     async def partial_files(self, work: Path) -> tuple[str, ...]:
         """Return the parts below `work` that a later run would continue from."""
+
+    async def sweep(self, folders: Iterable[Path], keep: Container[str]) -> tuple[str, ...]:
+        """Remove work directories that nobody will continue from; return what went.
+
+        Those of ours that lie directly in one of `folders` and whose job's id is not
+        in `keep`. That is a live view, asked from a thread right before each removal:
+        jobs come while this works, so nobody may take a copy of it. Runs of kept jobs
+        go on meanwhile. Cancelled, it stops between two of them.
+        """
 
     def statistics(self) -> EngineStatistics:
         """Return a frozen picture of the engine."""

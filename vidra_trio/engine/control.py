@@ -1,25 +1,60 @@
-"""The soft stop of one run, as the code that downloads sees it.
+"""The stop of one run, as the code that downloads sees it.
 
 yt-dlp is asked at every hook, log line and request whether it should go on. The
 answer "no" is a BaseException: extractors are full of `except Exception`, and
 yt-dlp swallows ordinary ones (one raised in a hook becomes a skipped fragment
 and a *finished*, broken file).
+
+Where it blocks it cannot be asked, so a stop also ends what it waits for:
+
+1. Sockets are shut down, not closed: closing a descriptor that another thread
+   reads from is a race for its number. A reader then finds the end of its stream,
+   and may take what it has for the whole: so whoever vouches for a file asks
+   `check` first, and a stop is noted before the first socket is touched.
+2. Sleeps wake up, child processes are killed.
+3. What is left is code that neither waits nor asks (a loop in an extractor): an
+   exception is put into its thread, again and again until it leaves the run.
+   That is the last resort, because it lands between any two bytecodes.
+
+`hooks` is what makes sockets, sleeps and children known here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
 import threading
+import time
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+CURRENT: ContextVar[Control | None] = ContextVar("vidra_run", default=None)
+"""The run that this thread works for; None in every thread that is not ours."""
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop; only the worker's boundary catches this."""
+    """The run was asked to stop; only the engine's boundary catches this."""
 
 
 class Control:
-    """One run's stop flag, set from any thread."""
+    """One run's stop: asked from any thread, heard in all of the run's."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self._lock = threading.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._children: weakref.WeakSet[subprocess.Popen[Any]] = weakref.WeakSet()
+        self._thread: int | None = None  # where `interrupt` may strike
+        self.on_wait: Callable[[float], None] | None = None
 
     @property
     def asked(self) -> bool:
@@ -27,10 +62,89 @@ class Control:
         return self._asked.is_set()
 
     def stop(self) -> None:
-        """Ask the run to end itself; twice is once."""
+        """Ask the run to end, and end whatever it waits for; twice is once. Any thread."""
         self._asked.set()
+        with self._lock:
+            children, sockets = list(self._children), list(self._sockets)
+        for child in children:
+            kill(child)
+        for sock in sockets:
+            shut_down(sock)
 
     def check(self) -> None:
         """Go on, or raise `Interrupted`."""
         if self._asked.is_set():
             raise Interrupted
+
+    def enter(self) -> None:
+        """Count the calling thread to the run; yt-dlp's pool threads inherit no context."""
+        CURRENT.set(self)
+        self.check()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep as `time.sleep` does, but no longer than the run."""
+        if self.on_wait is not None:
+            self.on_wait(seconds)
+        if self._asked.wait(max(0.0, seconds)):
+            raise Interrupted
+
+    def track_socket(self, sock: socket.socket) -> None:
+        """Remember a socket that is about to block; after a stop it does not get that far."""
+        with self._lock:
+            self._sockets.add(sock)
+        self.check()
+
+    def track_child(self, child: subprocess.Popen[Any]) -> None:
+        """Remember a child process; after a stop it is killed at once."""
+        with self._lock:
+            self._children.add(child)
+        if self._asked.is_set():
+            kill(child)
+
+    # The last resort, for a thread of our own.
+
+    def expose(self) -> None:
+        """Let `interrupt` strike the calling thread until it calls `conceal`."""
+        with self._lock:
+            self._thread = threading.get_ident()
+
+    def conceal(self) -> None:
+        """Let nothing strike the calling thread any more, and drop what is on its way."""
+        with self._lock:
+            self._thread = None
+            _raise_in(threading.get_ident(), None)
+
+    def computed(self) -> float:
+        """Return the CPU seconds of the exposed thread; 0 without one, or where nobody counts."""
+        with self._lock:
+            if self._thread is None or sys.platform != "linux":
+                return 0.0
+            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
+
+    def interrupt(self) -> None:
+        """Raise `Interrupted` in the exposed thread, wherever it is; nothing when there is none."""
+        with self._lock:
+            if self._thread is not None:
+                _raise_in(self._thread, Interrupted)
+
+
+def shut_down(sock: socket.socket) -> None:
+    """End both directions; a TLS socket's own method would pull its state from under a reader."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def kill(child: subprocess.Popen[Any]) -> None:
+    """Kill a child process and, where it leads a group of its own, all of that."""
+    if child.poll() is not None:
+        return
+    with contextlib.suppress(OSError):
+        if sys.platform != "win32" and os.getpgid(child.pid) == child.pid:
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()
+
+
+def _raise_in(thread: int, what: type[BaseException] | None) -> None:
+    exception = None if what is None else ctypes.py_object(what)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)

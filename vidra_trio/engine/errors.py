@@ -4,8 +4,11 @@
 2. Exceptions are recognised by class name along their chain of causes, so that
    this module needs no yt-dlp and works on both sides of the pipe. A contract
    test holds the names against the installed yt-dlp.
-3. The message is the real cause in one line: no prefix, no "caused by", no
-   request to report a bug to somebody else.
+3. The message is the real cause in one line: no prefix, no "caused by", no Python
+   notation of nested exceptions, no request to report a bug to somebody else.
+4. What this machine cannot do (a full disk, no more descriptors) is told from what
+   a site or the network does not give: the first must never pass for the second,
+   because yt-dlp skips a fragment that cannot be had.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ FAULTS: Final[Mapping[str, bool]] = {
     "network_error": True,
     "timeout": True,
     "tls_error": False,
+    "remote_changed": True,  # the site's file became another one again and again
     "unsupported_url": False,
     "unavailable": False,  # the site says no: private, removed, not live
     "geo_restricted": False,
@@ -40,13 +44,28 @@ FAULTS: Final[Mapping[str, bool]] = {
     "playlist_not_supported": False,
     "nothing_downloaded": False,
     "cookies_unreadable": False,
+    "unsafe_extension": False,  # the site wants a file type that could be run
     "disk_full": False,
+    "disk_error": False,
+    "name_too_long": False,
+    "out_of_resources": True,  # memory, file descriptors, threads
+    "ffmpeg_missing": False,
     "postprocessing_failed": False,
     "path_not_allowed": False,
     "destination_unavailable": False,
+    "stalled_extract": True,
+    "stalled_connect": True,
+    "stalled_transfer": True,
+    "stalled_postprocess": False,
     "engine_died": True,
+    "engine_exhausted": True,  # too many threads that could not be stopped
     "engine_error": False,
 }
+
+OF_THIS_MACHINE: Final = frozenset(
+    {"destination_unavailable", "disk_error", "disk_full", "name_too_long", "out_of_resources"}
+)
+"""No site is to blame, and another one would fare no better."""
 
 _MAX_MESSAGE: Final = 1000
 _MAX_CHAIN: Final = 20
@@ -56,10 +75,15 @@ _MAX_CHAIN: Final = 20
 _CERTAIN: Final = (
     ("GeoRestrictedError", "geo_restricted"),
     ("UnsupportedError", "unsupported_url"),
+    ("_UnsafeExtensionError", "unsafe_extension"),
+    ("CookieLoadError", "cookies_unreadable"),
 )
 _REFUSED: Final = (
     ("NewConnectionError", "network_error"),  # urllib3: a timeout by inheritance only
     ("ConnectionRefusedError", "network_error"),
+    ("gaierror", "network_error"),
+    ("SSLEOFError", "network_error"),  # the line broke; no word about certificates
+    ("SSLZeroReturnError", "network_error"),
 )
 _LIKELY: Final = (
     ("UserNotLive", "unavailable"),
@@ -71,17 +95,40 @@ _LIKELY: Final = (
     ("ContentTooShortError", "network_error"),
     ("TransportError", "network_error"),
     ("ConnectionError", "network_error"),
+    ("NoSupportingHandlers", "unsupported_url"),
     ("PostProcessingError", "postprocessing_failed"),
+    ("EntryNotInPlaylist", "nothing_downloaded"),
+    ("DownloadCancelled", "nothing_downloaded"),
+    ("MemoryError", "out_of_resources"),
 )
 NAMES: Final = frozenset({"HTTPError", "ExtractorError"}).union(
     name for table in (_CERTAIN, _REFUSED, _LIKELY) for name, _ in table
 )
 
+_ERRNO: Final = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.EACCES: "destination_unavailable",
+    errno.EPERM: "destination_unavailable",
+    errno.EROFS: "destination_unavailable",
+    errno.EIO: "disk_error",
+    errno.ENODEV: "disk_error",
+    errno.ENXIO: "disk_error",
+    errno.ESTALE: "disk_error",
+    errno.ENAMETOOLONG: "name_too_long",
+    errno.EMFILE: "out_of_resources",
+    errno.ENFILE: "out_of_resources",
+    errno.ENOMEM: "out_of_resources",
+    errno.EAGAIN: "out_of_resources",
+}
+
 _SAID: Final = (
+    (re.compile(r"No space left on device|Disk quota exceeded"), "disk_full"),  # ffmpeg's words
     (re.compile(r"DRM protected", re.IGNORECASE), "drm_protected"),
     (re.compile(r"Requested format is not available", re.IGNORECASE), "format_unavailable"),
     (re.compile(r"--cookies|--username|only available for registered users"), "login_required"),
     (re.compile(r"No suitable extractor"), "unsupported_url"),
+    (re.compile(r"ffmpeg (?:is not installed|not found)|ffprobe and ffmpeg"), "ffmpeg_missing"),
     (re.compile(r"timed out", re.IGNORECASE), "timeout"),
 )
 
@@ -89,12 +136,24 @@ _SAID: Final = (
 _SAID_STATUS = re.compile(r"HTTP Error (\d{3})")
 _SAID_AT_LAST: Final = (
     (re.compile(r"Giving up after \d+ retries|more expected"), "network_error"),
+    (re.compile(r"Did not get any data blocks|downloaded file is empty"), "nothing_downloaded"),
+    (re.compile(r"fragment \d+ not found"), "unavailable"),
+    (re.compile(r"can't start new thread"), "out_of_resources"),
 )
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
-_PREFIX = re.compile(r"^\s*(?:ERROR|WARNING):\s*")
-_CAUSED_BY = re.compile(r"\s*\(caused by .*$", re.DOTALL)
-_BUG_REPORT = re.compile(r"[;.]?\s*please report this issue on .*$", re.IGNORECASE | re.DOTALL)
+_CAUSED_BY = re.compile(r"\s*\(caused by .*$", re.DOTALL | re.IGNORECASE)
+_BUG_REPORT = re.compile(
+    r"(?:\s*If you believe this is an error)?[;,.]?\s*please report this issue on .*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_NOTATION: Final = (  # what Python and its libraries put around words
+    (re.compile(r"^(?:\s*(?:ERROR|WARNING):)*\s*(?:\[download\] Got error:)?\s*"), ""),
+    (re.compile(r"\[Errno -?\d+\] ?|\[SSL: \w+\] ?|\s*\(_ssl\.c:\d+\)"), ""),
+    (re.compile(r"<[\w.]+ object at 0x[0-9a-fA-F]+>:? ?"), ""),
+    (re.compile(r"\bHTTPS?Connection(?:Pool)?\(host='([^']*)', port=(\d+)\)"), r"\1:\2"),
+    (re.compile(r"\(['\"]([^'\"]*)['\"], \w+\((?:\d+, )?['\"]([^'\"]*)['\"]\)\)"), r"\1 \2"),
+)
 
 
 class ItemFailed(VidraError):
@@ -127,44 +186,81 @@ def cause_of(error: BaseException) -> Cause:
     """Classify `error`; never raises, whatever the exception is made of."""
     if isinstance(error, ItemFailed):
         return Cause(error.fault, plain(str(error)), FAULTS.get(error.fault, False))
-    chain = list(_chain(error))
-    code, retryable = _code(chain)
-    return Cause(code, _message(error, chain), retryable)
+    found = list(chain(error))
+    code, retryable = _code(found)
+    return Cause(code, _message(error, found, code), retryable)
 
 
 def plain(text: str) -> str:
     """Return `text` as one line for people: what happened, and nothing around it."""
-    text = _PREFIX.sub("", _ANSI.sub("", text))
-    text = _BUG_REPORT.sub("", _CAUSED_BY.sub("", text))
+    text = _BUG_REPORT.sub("", _CAUSED_BY.sub("", _ANSI.sub("", text)))
+    for pattern, words in _NOTATION:
+        text = pattern.sub(words, text)
     return " ".join(text.split())[:_MAX_MESSAGE]
 
 
-def _message(error: BaseException, chain: list[BaseException]) -> str:
-    if _disk_full(chain):
+def _message(error: BaseException, found: list[BaseException], code: str) -> str:
+    if code == "disk_full":
         return "no space is left on the disk"
-    text = plain(str(error))
-    if isinstance(error, OSError) or not text or type(error).__module__ == "builtins":
+    text = _words(error)
+    for cause in (getattr(one, "cause", None) for one in found):
+        # "Unable to parse", caused by something that it does not repeat.
+        words = _words(cause) if isinstance(cause, BaseException) else ""
+        if words not in text:
+            return f"{text.rstrip('.')}: {words}"[:_MAX_MESSAGE]
+    return text
+
+
+def _words(error: BaseException) -> str:
+    """Return what one exception says, made readable for those that say little."""
+    match error:
+        case SystemExit():
+            return plain(f"the extractor wanted to end the program (exit code {error.code})")
+        case KeyboardInterrupt():
+            return "interrupted from outside"
+        case MemoryError():
+            return "not enough memory"
+        case RecursionError():
+            return "the extractor went round in circles (too deep a recursion)"
+        case OSError(strerror=str(reason)) if reason:
+            return plain(reason if error.filename is None else f"{reason}: {error.filename}")
+    text = plain(_text(error))
+    if not text or type(error).__module__ == "builtins":
         # A bare `KeyError('x')` says nothing without its name.
         return plain(f"{type(error).__name__}: {text}" if text else type(error).__name__)
     return text
 
 
-def _code(chain: list[BaseException]) -> tuple[str, bool]:
-    names = {base.__name__ for error in chain for base in type(error).__mro__}
-    texts = [str(error) for error in chain]
-    status = _status(chain, texts)
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  # the adapter's boundary: an exception that cannot be spelt
+        return ""
+
+
+def _code(found: list[BaseException]) -> tuple[str, bool]:
+    names = {base.__name__ for error in found for base in type(error).__mro__}
+    texts = [_text(error) for error in found]
+    status = _status(found, texts)
     code = (
-        ("disk_full" if _disk_full(chain) else None)
+        ("disk_full" if "disk_full" in _numbered(found) else None)
         or _named(_CERTAIN, names)
         or _http(status)
         or _named(_REFUSED, names)
         or _said(_SAID, texts)
         or _named(_LIKELY, names)
+        or next(iter(_numbered(found)), None)
         or _said(_SAID_AT_LAST, texts)
-        or ("unavailable" if _expected(chain) else "engine_error")
+        or ("unavailable" if _expected(found) else "engine_error")
     )
-    served_badly = code == "http_error" and status is not None and status >= 500
-    return code, FAULTS[code] or served_badly
+    may_pass = code == "http_error" and status is not None and (status == 408 or status >= 500)
+    return code, FAULTS[code] or may_pass
+
+
+def _numbered(found: list[BaseException]) -> list[str]:
+    """Return the codes of what the operating system said."""
+    numbers = (error.errno for error in found if isinstance(error, OSError))
+    return [_ERRNO[number] for number in numbers if number in _ERRNO]
 
 
 def _named(table: Iterable[tuple[str, str]], names: set[str]) -> str | None:
@@ -182,8 +278,8 @@ def _http(status: int | None) -> str | None:
     return f"http_{status}" if f"http_{status}" in FAULTS else "http_error"
 
 
-def _status(chain: list[BaseException], texts: list[str]) -> int | None:
-    for error in chain:
+def _status(found: list[BaseException], texts: list[str]) -> int | None:
+    for error in found:
         status = getattr(error, "status", None)
         if type(error).__name__ == "HTTPError" and isinstance(status, int):
             return status
@@ -191,18 +287,13 @@ def _status(chain: list[BaseException], texts: list[str]) -> int | None:
     return int(match[1]) if (match := next(said, None)) else None
 
 
-def _expected(chain: list[BaseException]) -> bool:
+def _expected(found: list[BaseException]) -> bool:
     """The extractor knew this answer: the site's business, no defect."""
-    return any(getattr(error, "expected", False) is True for error in chain)
+    return any(getattr(error, "expected", False) is True for error in found)
 
 
-def _disk_full(chain: list[BaseException]) -> bool:
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return any(isinstance(error, OSError) and error.errno in full for error in chain)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and what it was made of: yt-dlp keeps causes in three places."""
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and what it was made of; yt-dlp keeps causes in three places."""
     queue: list[object] = [error]
     seen: list[object] = []
     while queue and len(seen) < _MAX_CHAIN:

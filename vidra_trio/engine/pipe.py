@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from vidra_trio.core.report import Failed, Identified, Line, Stage, Stopped, Tick
+from vidra_trio.core.report import Failed, Identified, Line, Stage, Stopped, Tick, Waiting
 
 MAX_LINE: Final = 1 << 20
 """A longer line is no message of ours: previews are cut long before."""
@@ -66,7 +66,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 
 
 Order = Start | Stop
-Message = Hello | Ended | Identified | Tick | Stage | Line
+Message = Hello | Ended | Identified | Tick | Stage | Line | Waiting
 
 _encoder = msgspec.json.Encoder()
 _orders: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from vidra_trio.core.redact import one_line, redact
+from vidra_trio.engine.lifeline import Lifeline
 from vidra_trio.engine.pipe import MAX_LINE, Hello, dump_line, parse_message
 
 if TYPE_CHECKING:
@@ -58,10 +60,11 @@ class WorkerGone(Exception):
 class WorkerProcess:
     """One worker, as the server sees it. One run's task at a time uses it."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, lifeline: Lifeline) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise ValueError("a worker is started with three pipes")
         self._process = process
+        self._lifeline = lifeline
         self._orders = process.stdin
         self._messages = process.stdout
         self._stderr = process.stderr
@@ -141,6 +144,7 @@ class WorkerProcess:
             await self._wait_group_gone()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WORDS_SECONDS):
             await self._silent.wait()
+        self._lifeline.cut()
         for stream in (self._orders, self._messages, self._stderr):
             await trio.aclose_forcefully(stream)
         return self._reaped
@@ -151,6 +155,8 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 while True:  # the kernel tells nobody but the parent
                     os.killpg(self.pid, 0)
+                    if not await trio.to_thread.run_sync(group_runs, self.pid):
+                        return
                     await trio.sleep(GROUP_POLL)
 
     async def listen_to_stderr(self) -> None:
@@ -175,6 +181,20 @@ class WorkerProcess:
         return messages
 
 
+def obituary(worker: WorkerProcess) -> str:
+    """Return how a worker ended, in words that may be shown."""
+    code = worker.exit_code
+    if code is None:
+        how = "it hangs"
+    elif code < 0:
+        names = (one.name for one in signal.Signals if one == -code)
+        how = f"signal {next(names, -code)}"  # real-time signals have no name
+    else:
+        how = f"exit code {code}"
+    words = worker.last_words.strip().splitlines()
+    return redact(one_line(f"{how}: {words[-1]}" if words else how))[:500]
+
+
 class Pool:
     """All workers of an engine; lives in the engine's nursery."""
 
@@ -183,7 +203,7 @@ class Pool:
     ) -> None:
         self._nursery = nursery
         self._size = size
-        self._cache = cache
+        self.cache = cache
         self._command = command
         self._idle: deque[WorkerProcess] = deque()
         self._starting = False  # one, ahead of need
@@ -219,6 +239,23 @@ class Pool:
             if not self._starting or len(self.workers) + 1 < self._size:
                 return await self._start()
             await self._started.wait()  # the one on its way is the last there is room for
+
+    async def probe(self, seconds: float) -> str | None:
+        """Return why no worker can be had, or None when one says hello in time."""
+        with trio.move_on_after(seconds):
+            try:
+                worker = await self.take()
+            except OSError as error:
+                return str(error)
+            try:
+                while worker.version is None:
+                    await worker.receive()
+            except WorkerGone:
+                await self.end(worker)
+                return obituary(worker)
+            self._idle.append(worker)
+            return None
+        return f"silence for {seconds:g} s"
 
     async def give_back(self, worker: WorkerProcess) -> None:
         """Take back a worker whose run ended cleanly; it is used again, or replaced."""
@@ -260,20 +297,42 @@ class Pool:
         # `open_process` runs in a thread and cannot be cancelled half-way: what it
         # returns is in the set before anything else happens.
         options = {} if sys.platform == "win32" else {"start_new_session": True}
+        lifeline = Lifeline()
         start = partial(
             trio.lowlevel.open_process,
-            self._command,
+            (*self._command, *lifeline.arguments),
+            pass_fds=lifeline.inherited,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=self._cache,
+            cwd=self.cache,
             env=environment(os.environ),
             **options,
         )
-        worker = WorkerProcess(await start())
+        with lifeline.handed_over():
+            process = await start()
+        worker = WorkerProcess(process, lifeline)
         self.workers.add(worker)
         self._nursery.start_soon(worker.listen_to_stderr)
         return worker
+
+
+def group_runs(group: int) -> bool:
+    """Whether anything of a process group still runs: zombies do not. Blocks for some ms.
+
+    What a killed worker had started is reaped by process 1, when that likes: after
+    two seconds (measured in a virtual machine), or never (a container's is often a
+    program that expects no orphans). Where the kernel has no /proc: true.
+    """
+    if sys.platform != "linux":
+        return True
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it went meanwhile
+            status = Path("/proc", process, "stat").read_text("utf-8", "replace")
+            state, _, its_group = status.rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False
 
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:

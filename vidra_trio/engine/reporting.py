@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from vidra_trio.core.redact import one_line, redact
-from vidra_trio.core.report import Identified, Line, Stage, Tick
+from vidra_trio.core.report import Identified, Line, Stage, Tick, Waiting
 from vidra_trio.core.states import JobKind, Level
 from vidra_trio.engine import preview, resume
 from vidra_trio.engine.errors import plain
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    Emit = Callable[[Identified | Tick | Stage | Line], None]
+    Emit = Callable[[Identified | Tick | Stage | Line | Waiting], None]
 
 PERIOD: Final = 0.1
 MAX_LINE: Final = 4000
+_LONG_WAIT: Final = 1.0
 
 _NOISE = re.compile(
     r"^\[download\]\s+(?:[\d.]+%|Unknown\b|\S+ at\s)"  # progress in words
@@ -84,6 +85,12 @@ class Reporter:
                 self.errors.append(message)
             self._send(Line(level, message))
 
+    def last_words(self, text: str) -> str:
+        """Log why the run failed, unless that was the last error anyway; return it as logged."""
+        message = plain(self.clean(text))
+        self.line(Level.ERROR, message)
+        return message
+
     def progress(self, hook: Mapping[str, Any]) -> None:
         """Take a progress hook's dictionary in."""
         file = str(hook.get("filename") or "")
@@ -99,6 +106,12 @@ class Reporter:
             if finished is (name in self._running):
                 self._running ^= {name}
                 self._send(Stage(name, finished=finished))
+
+    def waiting(self, seconds: float) -> None:
+        """Tell of a wait on purpose; a short one needs no excuse."""
+        if seconds >= _LONG_WAIT:
+            with self._lock:
+                self._send(Waiting(seconds))
 
     def close(self) -> None:
         """Let nothing through any more: what still runs is nobody's run."""
@@ -137,7 +150,7 @@ class Reporter:
         text = _ERROR_PREFIX.sub("", one_line(text))
         return redact(text[:MAX_LINE], self._secrets)[:MAX_LINE]
 
-    def _send(self, report: Identified | Tick | Stage | Line) -> None:
+    def _send(self, report: Identified | Tick | Stage | Line | Waiting) -> None:
         if not self._closed:
             self._emit(report)
 

@@ -51,9 +51,10 @@ def tmp_of(work: Path) -> Path:
 
 
 class Ledger:
-    """Remembers which streams are whole; any thread may record."""
+    """Remembers which streams are whole, by their names below `work`; any thread may record."""
 
     def __init__(self, work: Path) -> None:
+        self._work = work
         self._path = work / LEDGER
         self._lock = threading.Lock()
 
@@ -64,11 +65,15 @@ class Ledger:
         except OSError:
             return
         with self._lock, self._path.open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps([str(file), *mark]) + "\n")
+            ledger.write(json.dumps([self._name(file), *mark]) + "\n")
 
     def holds(self, file: Path) -> bool:
         """Return whether `file` is what was recorded, untouched."""
-        return list(_mark(file)) in self._marks().get(str(file), [])
+        return list(_mark(file)) in self._marks().get(self._name(file), [])
+
+    def _name(self, file: Path) -> str:
+        inside = file.is_relative_to(self._work)
+        return str(file.relative_to(self._work) if inside else file)
 
     def _marks(self) -> dict[str, list[list[int]]]:
         marks: dict[str, list[list[int]]] = {}
@@ -148,10 +153,22 @@ def write_state(fd: Any, ctx: dict[str, Any], index: int | None = None) -> None:
         state["extra_state"] = ctx["extra_state"]
     if ctx.get("fragment_count") is not None:
         state["fragment_count"] = ctx["fragment_count"]
+    if ctx.get("total_frags") is not None:
+        state["vidra_fragments"] = ctx["total_frags"]
     path = Path(fd.ytdl_filename(ctx["filename"]))
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(json.dumps({"downloader": state}), encoding="utf-8")
     fresh.replace(path)
+
+
+def of_another_length(fd: Any, ctx: dict[str, Any]) -> bool:  # noqa: ANN401
+    """Return whether the `.ytdl` is about a playlist of another number of fragments."""
+    try:
+        state = json.loads(Path(fd.ytdl_filename(ctx["filename"])).read_bytes())
+        known = state["downloader"].get("vidra_fragments")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # yt-dlp has noticed
+    return known is not None and known != ctx.get("total_frags")
 
 
 def append_fragment(fd: Any, ctx: dict[str, Any], content: bytes) -> None:  # noqa: ANN401

@@ -17,7 +17,7 @@ from vidra_trio.core.states import JobKind
 from vidra_trio.engine.base import EngineStatistics, RunSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Container, Iterable
     from pathlib import Path
 
     from vidra_trio.core.report import Report
@@ -90,7 +90,8 @@ class ScriptedEngine:
     """Runs `script(spec)` for every item.
 
     `lets_go_after` is how long a stop, soft or hard, takes: seconds of the
-    clock in use, so that a MockClock makes slow engines free.
+    clock in use, so that a MockClock makes slow engines free. A change counts
+    for runs that are opened later.
     """
 
     def __init__(
@@ -100,16 +101,17 @@ class ScriptedEngine:
         lets_go_after: float = 0.0,
     ) -> None:
         self._script = script or (lambda spec: download(spec.job_id))
-        self._lets_go_after = lets_go_after
+        self.lets_go_after = lets_go_after
         self.runs: list[ScriptedRun] = []
         self.discarded: list[Path] = []
+        self.swept: list[tuple[tuple[Path, ...], Container[str]]] = []
         self.most_running = 0
         self._running = 0
 
     @asynccontextmanager
     async def open(self, spec: RunSpec) -> AsyncIterator[ScriptedRun]:
         """Follow the script for `spec`."""
-        run = ScriptedRun(spec, self._script(spec), self._lets_go_after)
+        run = ScriptedRun(spec, self._script(spec), self.lets_go_after)
         self.runs.append(run)
         self._running += 1
         self.most_running = max(self.most_running, self._running)
@@ -118,7 +120,7 @@ class ScriptedEngine:
         finally:
             with trio.CancelScope(shield=True):  # bounded: by the script's own number
                 if not run._ended:
-                    await trio.sleep(self._lets_go_after)
+                    await trio.sleep(self.lets_go_after)
             self._running -= 1
 
     async def discard(self, work: Path) -> None:
@@ -131,6 +133,12 @@ class ScriptedEngine:
         await trio.lowlevel.checkpoint()
         held = any(run.spec.work.is_relative_to(work) for run in self.runs if run.stopping.is_set())
         return (str(work / "clip.mp4.part"),) if held and work not in self.discarded else ()
+
+    async def sweep(self, folders: Iterable[Path], keep: Container[str]) -> tuple[str, ...]:
+        """Remember what was asked; there is nothing to remove."""
+        await trio.lowlevel.checkpoint()
+        self.swept.append((tuple(folders), keep))
+        return ()
 
     def statistics(self) -> EngineStatistics:
         """Return how many scripts are being followed."""

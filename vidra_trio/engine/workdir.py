@@ -1,213 +1,157 @@
-"""A run's private directory, and the way out of it. Synchronous: call in a thread.
+"""A run's private directory: made, looked at, taken away. Synchronous: call in a thread.
 
-1. The directory lies on the destination's volume, so that publishing is one
-   rename per file; where it does not, files are copied to a temporary name at the
-   destination first, and then renamed.
-2. Everything is checked before anything is moved: each file's real place lies
-   inside the destination, inside one of the roots when there are any, and where
-   the rules of `core.zones` let files be put.
-3. `check` is called between steps that take time. It may raise to give up, which
-   is possible until the first rename; from there on the publication is completed.
+Where it lies, what it is called and whose it is: `places`. The way out of it:
+`publishing`. What becomes of it under a thread that cannot be ended: `fencing`.
+
+Every function takes the directory by the name that the job knows it by
+(`.vidra-<job id>/<item>`) or by the one that `prepare` returned.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import errno
 import os
-import secrets
-import shutil
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vidra_trio.core.zones import refusal
 from vidra_trio.engine import resume
-from vidra_trio.engine.errors import ItemFailed
+from vidra_trio.engine.bounds import check_folder, unavailable
+from vidra_trio.engine.fencing import FENCED, RESCUE, fence, rescue
+from vidra_trio.engine.places import (
+    OWNER,
+    PREPARED,
+    current,
+    files_below,
+    folder_of,
+    item_of,
+    job_id_of,
+    open_folder,
+    places,
+    set_aside,
+    token,
+)
+from vidra_trio.engine.publishing import Published, complete, forget_copies, publish
+from vidra_trio.engine.removal import being_removed, remove_place, remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from vidra_trio.core.zones import PathRules
 
-_BLOCK: Final = 1 << 20
+__all__ = [
+    "Published",
+    "complete",
+    "fence",
+    "newest_change",
+    "parts_of",
+    "prepare",
+    "publish",
+    "remove",
+    "rescue",
+]
 
-_LEFTOVER: Final = (".part", ".ytdl", ".temp")
-"""What a failed step may have left in `out`; never a file that was asked for."""
+_TRIES: Final = 3
+"""How often a folder is made again that a janitor took away before it had its owner."""
 
 
 def prepare(
-    work: Path, destination: Path, roots: Sequence[Path], *, rules: PathRules | None = None
-) -> None:
-    """Create the work directory, and the destination above it if it is missing.
+    work: Path,
+    destination: Path,
+    roots: Sequence[Path],
+    *,
+    rules: PathRules | None = None,
+    owner: Path | None = None,
+    apart: bool = False,
+) -> Path:
+    """Make a run's directory, and what lies above it if that is missing; return where it is.
+
+    What an earlier run left is in it, whatever that one's directory was called. With
+    `apart` this one's name was never used before: the run may outlive its end (see
+    `fencing`). The job's folder is marked as `owner`'s, the data directory.
 
     Raises:
         ItemFailed: the destination is, links resolved, outside what is allowed
             (`path_not_allowed`), or nothing can be created there (`destination_unavailable`).
     """
-    _check_inside(destination, roots, "the destination")
-    _check_allowed(destination, rules)
+    check_folder(destination, roots, rules)
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        resume.tmp_of(work).mkdir(exist_ok=True)  # also says no when the directory is read-only
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return _make(work, owner, apart=apart)
+        return _make(work, owner, apart=apart)
     except OSError as error:
-        raise _unavailable(destination, error) from error
+        raise unavailable(destination, error) from error
 
 
-def publish(
-    work: Path,
-    destination: Path,
-    roots: Sequence[Path],
-    *,
-    main: str,
-    rules: PathRules | None = None,
-    overwrite: bool,
-    check: Callable[[], None],
-) -> tuple[str, ...]:
-    """Move what is in `work/out` to the destination, then remove `work`; return what is there.
+def remove(work: Path) -> tuple[str, ...]:
+    """Remove a run's directory, or a job's folder and all that its runs left; return what stays.
 
-    Without `overwrite` a file that is there stays, and counts as published.
-
-    Raises:
-        ItemFailed: see `prepare`.
+    Raises nothing. Fine when there is none; what cannot be removed is logged.
     """
-    out = resume.out_of(work)
-    # The main file last: when it can be seen, what belongs to it is there.
-    relatives = sorted(_products(out, main), key=lambda one: (str(one) == main, one))
-    if str(relatives[-1] if relatives else None) != main:
-        raise ItemFailed("nothing_downloaded", f"the file is not there: {main}")
-    for relative in relatives:
-        _check_inside(destination / relative, (destination,), "the file")
-        _check_inside(destination / relative, roots, "the file")
-        _check_allowed((destination / relative).parent, rules)
-    try:
-        with _staged(out, destination, relatives, check) as sources:
-            check()
-            for relative, source in zip(relatives, sources, strict=True):
-                _place(source, destination / relative, overwrite=overwrite)
-    except OSError as error:
-        raise _unavailable(destination, error) from error
-    remove(work)
-    return tuple(sorted(str(destination / relative) for relative in relatives))
-
-
-def remove(work: Path) -> None:
-    """Remove a work directory and all in it; what cannot be removed stays."""
-    shutil.rmtree(work, ignore_errors=True)
+    if job_id_of(work.name) is not None:
+        forget_copies(work)
+        return tuple(remove_tree(work, last=OWNER))
+    return (*remove_place(current(work)), *remove_place(work))
 
 
 def parts_of(work: Path) -> tuple[str, ...]:
-    """Return the files that a later run would continue from."""
-    ledger = resume.Ledger(work)
-    found = []
-    for folder, _, names in os.walk(resume.tmp_of(work)):
-        for file in (Path(folder, name) for name in names):
-            if "-Frag" not in file.name:
-                with contextlib.suppress(OSError):
-                    if file.suffix == ".part" or ledger.holds(file):
-                        found.append(str(file))
+    """Return the files that later runs would continue from: of an item, or of all of a job's."""
+    whole_job = job_id_of(work.name) is not None
+    found: list[str] = []
+    for place in (work, *places(work)) if whole_job else (current(work),):
+        ledger = resume.Ledger(place)
+        for file in files_below(resume.tmp_of(place)):
+            with contextlib.suppress(OSError):
+                if "-Frag" not in file.name and (file.suffix == ".part" or ledger.holds(file)):
+                    found.append(str(file))
     return tuple(sorted(found))
 
 
-def _products(out: Path, main: str) -> Iterator[Path]:
-    """Return what was asked for: the main file whatever its name, and all but leftovers."""
-    for folder, _, names in os.walk(out):
-        for file in (Path(folder, name) for name in names):
-            relative = file.relative_to(out)
-            wanted = str(relative) == main or not _is_leftover(file)
-            if wanted and stat.S_ISREG(file.lstat().st_mode):
-                yield relative
+def newest_change(work: Path) -> tuple[int, int]:
+    """Return the newest change and the sum of the sizes below `work`: differs when it grew."""
+    newest = total = 0
+    for folder, _, names in os.walk(current(work)):
+        for name in names:
+            with contextlib.suppress(OSError):
+                status = os.lstat(os.path.join(folder, name))  # noqa: PTH118  # many files, often
+                newest, total = max(newest, status.st_mtime_ns), total + status.st_size
+    return newest, total
 
 
-def _is_leftover(file: Path) -> bool:
-    """Return whether a step left it behind: a part, or `X.temp.ext` beside an `X.ext`."""
-    if file.suffix in _LEFTOVER:
-        return True
-    finished = file.with_name(file.stem.removesuffix(".temp") + file.suffix)
-    return finished != file and finished.exists()
+def _make(work: Path, owner: Path | None, *, apart: bool) -> Path:
+    folder, place = folder_of(work), work
+    if job_id_of(work.name) is not None:  # a job of one run that works in the folder itself
+        open_folder(work, owner)
+    elif folder is not None:
+        open_folder(folder, owner)
+        _tidy(work)
+        name = item_of(work)
+        place = work.with_name(f"{name}.{token()}" if apart else name)
+        _move_in(work, place)
+    place.mkdir(mode=0o700, parents=folder is None, exist_ok=True)
+    if folder is not None:
+        (place / PREPARED).touch()
+    resume.tmp_of(place).mkdir(exist_ok=True)  # also says no when the directory is read-only
+    return place
 
 
-def _check_inside(path: Path, roots: Sequence[Path], what: str) -> None:
-    if roots:
-        # The last component may be a link: it is replaced, never followed.
-        real = path.parent.resolve() / path.name if what == "the file" else path.resolve()
-        if not any(real.is_relative_to(root.resolve()) for root in roots):
-            raise ItemFailed(
-                "path_not_allowed", f"{what} would lie outside what is allowed: {path}"
-            )
+def _tidy(work: Path) -> None:
+    """Take away what a kill left half done, and call off a rescue that still goes on."""
+    forget_copies(work.parent)
+    for one in (*set_aside(work, RESCUE), *being_removed(work.parent)):
+        remove_place(one)
 
 
-def _check_allowed(folder: Path, rules: PathRules | None) -> None:
-    """Ask the rules again, with what the path really leads to."""
-    real = str(folder.resolve())
-    if rules is not None and real != str(folder):
-        why = refusal(real, _resolved(rules))
-        if why is not None:
-            raise ItemFailed("path_not_allowed", f"{folder} leads to {real}, which {why}")
-
-
-def _resolved(rules: PathRules) -> PathRules:
-    """Return `rules` with every place the operator named under its real path."""
-    return dataclasses.replace(
-        rules,
-        download_dir=str(Path(rules.download_dir).resolve()),
-        roots=tuple(str(Path(root).resolve()) for root in rules.roots),
-        home=str(Path(rules.home).resolve()) if rules.home else "",
-        forbidden=tuple(str(Path(folder).resolve()) for folder in rules.forbidden),
-    )
-
-
-@contextlib.contextmanager
-def _staged(
-    out: Path, destination: Path, relatives: Sequence[Path], check: Callable[[], None]
-) -> Iterator[list[Path]]:
-    """Yield, for each file, what can be renamed into its place; removes what it copied."""
-    copies: list[Path] = []
-    try:
-        sources = []
-        for relative in relatives:
-            target = destination / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source = out / relative
-            if source.stat().st_dev != target.parent.stat().st_dev:
-                copies.append(target.with_name(f".vidra-{secrets.token_hex(8)}"))
-                _copy(source, copies[-1], check)
-                source = copies[-1]
-            sources.append(source)
-        yield sources
-    finally:
-        for copy in copies:
-            copy.unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path, check: Callable[[], None]) -> None:
-    with source.open("rb") as reader, target.open("xb") as writer:
-        while block := reader.read(_BLOCK):
-            check()
-            writer.write(block)
-        writer.flush()
-        os.fsync(writer.fileno())
-    shutil.copystat(source, target)
-
-
-def _place(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename `source` to `target`; without `overwrite`, only if there is none."""
-    if overwrite:
-        source.replace(target)
-        return
-    try:
-        target.hardlink_to(source)  # unlike a rename it never replaces
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        if not os.path.lexists(target):
-            source.replace(target)
-
-
-def _unavailable(destination: Path, error: OSError) -> ItemFailed:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ItemFailed("disk_full", f"no space is left at {destination}")
-    why = error.strerror or str(error)
-    return ItemFailed("destination_unavailable", f"cannot write to {destination}: {why}")
+def _move_in(work: Path, place: Path) -> None:
+    """Give what the item's last run left the name `place`."""
+    for fenced in reversed(set_aside(work, FENCED)):
+        if current(work).is_dir():
+            remove_place(fenced)
+        else:
+            rescue(fenced, work)
+    left = current(work)
+    if left != place and left.is_dir():
+        remove_place(place)
+        (left / PREPARED).touch()
+        left.rename(place)

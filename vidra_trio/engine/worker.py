@@ -4,7 +4,8 @@
    fd 0 and 1 before any library can read or print there; what is printed goes to
    stderr, which the server drains.
 2. The end of the control pipe means that the server is gone: the whole process
-   group goes, ffmpeg included.
+   group goes, ffmpeg included. Code that lets no thread run does not delay that
+   where the kernel helps (`lifeline`).
 3. It starts light: nothing of the server (trio, quart, hypercorn) is imported.
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from vidra_trio.engine import ytdlp
 from vidra_trio.engine.control import Control
+from vidra_trio.engine.lifeline import hang_on
 from vidra_trio.engine.pipe import Hello, Start, Stop, dump_line, parse_order
 
 if TYPE_CHECKING:
@@ -45,11 +47,11 @@ class Worker:
     def run(self) -> int:
         """Serve until a run leaves the process in doubt; return the exit code."""
         threading.Thread(target=self._watch, name="orders", daemon=True).start()
-        ytdlp.install()
-        ytdlp.prewarm(wanted=lambda: not self._inbox.empty())
-        self.send(Hello(os.getpid(), ytdlp.version()))
-        while self.serve_one(self._inbox.get()):
-            pass
+        with ytdlp.installed(own_groups=False):
+            ytdlp.prewarm(wanted=lambda: not self._inbox.empty())
+            self.send(Hello(os.getpid(), ytdlp.version()))
+            while self.serve_one(self._inbox.get()):
+                pass
         return DOUBTFUL
 
     def serve_one(self, order: Start) -> bool:
@@ -107,6 +109,8 @@ def main() -> None:
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
             os.nice(NICENESS)
+    if not hang_on(sys.argv):
+        leave()
     code = Worker(orders, messages).run()
     # Threads of a run in doubt may hang: do not wait for them.
     os._exit(code)

@@ -14,39 +14,54 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import re
+import sys
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yt_dlp
+from yt_dlp.downloader import get_suitable_downloader
 from yt_dlp.downloader.common import FileDownloader
 from yt_dlp.downloader.fragment import FragmentFD
+from yt_dlp.downloader.http import HttpFD
 from yt_dlp.extractor import gen_extractor_classes
 from yt_dlp.extractor.common import UnsupportedURLIE
-from yt_dlp.globals import plugin_dirs
 from yt_dlp.networking import Request
 from yt_dlp.networking.exceptions import HTTPError
 from yt_dlp.networking.impersonate import ImpersonateTarget
 from yt_dlp.postprocessor.ffmpeg import FFmpegPostProcessor
-from yt_dlp.utils import DownloadCancelled, PlaylistEntries, ReExtractInfo, sanitize_path
+from yt_dlp.utils import (
+    DownloadError,
+    ExistingVideoReached,
+    MaxDownloadsReached,
+    PlaylistEntries,
+    ReExtractInfo,
+    RejectedVideoReached,
+    UserNotLive,
+    sanitize_path,
+)
 from yt_dlp.utils import prepend_extension as with_prefix
+from yt_dlp.utils.networking import HTTPHeaderDict
 from yt_dlp.version import __version__
 
 from vidra_trio.core.report import Failed, Stopped
 from vidra_trio.core.states import Level
-from vidra_trio.engine import resume
-from vidra_trio.engine.control import Interrupted
-from vidra_trio.engine.errors import ItemFailed, cause_of, plain
+from vidra_trio.engine import hooks, resume, upcoming
+from vidra_trio.engine.control import CURRENT, Control, Interrupted
+from vidra_trio.engine.errors import OF_THIS_MACHINE, ItemFailed, cause_of, chain, plain
 from vidra_trio.engine.names import confine
 from vidra_trio.engine.params import SMALLEST_BLOCK, build, secrets_of
 from vidra_trio.engine.pipe import Ended, Produced
 from vidra_trio.engine.reporting import Reporter
+from vidra_trio.engine.validators import StartOver, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from vidra_trio.engine.control import Control
     from vidra_trio.engine.pipe import Start
     from vidra_trio.engine.reporting import Emit
 
@@ -57,6 +72,7 @@ ESSENTIAL: Final = frozenset(
 )
 """Post-processors that make the file what was asked for; the others decorate it."""
 
+PARTIAL_CONTENT: Final = 206
 RANGE_NOT_SATISFIABLE: Final = 416
 MAX_HOPS: Final = 10
 MAX_EXTRACTIONS: Final = 3
@@ -64,6 +80,10 @@ BLOCKS_PER_SECOND: Final = 20
 LARGEST_BLOCK: Final = 1 << 17
 
 _SHAKEN: Final = (MemoryError, RecursionError)  # with SystemExit and its kin: replace the process
+_ENOUGH: Final = (ExistingVideoReached, MaxDownloadsReached, RejectedVideoReached)
+"""Limits that the user set. Their base, DownloadCancelled, says no more than "stop": a failure."""
+
+_HOLE: Final = re.compile(r"^\[download\].* Skipping fragment \d+")
 
 
 class AlreadyThere(Exception):  # a good ending
@@ -74,12 +94,12 @@ class AlreadyThere(Exception):  # a good ending
         self.relative = relative
 
 
-def install() -> None:
-    """Put our repairs (resume.py has the reasons) into this process's yt-dlp; twice is once."""
-    FragmentFD._write_ytdl_file = resume.write_state
-    FragmentFD._append_fragment = resume.append_fragment
-    FileDownloader.best_block_size = staticmethod(best_block_size)
-    plugin_dirs.value = []
+def installed(*, own_groups: bool) -> contextlib.AbstractContextManager[None]:
+    """Keep our repairs (resume.py has the reasons) and hooks in this process's yt-dlp meanwhile.
+
+    They do nothing to a yt-dlp that works for somebody else in the same process.
+    """
+    return hooks.installed(_REPAIRS, own_groups=own_groups)
 
 
 def version() -> str:
@@ -105,9 +125,16 @@ def prewarm(wanted: Callable[[], bool] = lambda: False) -> None:
         if wanted():
             return
         extractor.suitable("warm:up")
-    with yt_dlp.YoutubeDL({"quiet": True, "cachedir": False}) as ydl:
-        ydl.get_info_extractor("Generic")
-        _ = ydl._request_director
+    working_for = CURRENT.set(Control())  # as a run: no plug-ins
+    try:
+        with (
+            installed(own_groups=True),
+            yt_dlp.YoutubeDL({"quiet": True, "cachedir": False}) as ydl,
+        ):
+            ydl.get_info_extractor("Generic")
+            _ = ydl._request_director
+    finally:
+        CURRENT.reset(working_for)
 
 
 def run_item(order: Start, emit: Emit, control: Control) -> Ended:
@@ -117,25 +144,33 @@ def run_item(order: Start, emit: Emit, control: Control) -> Ended:
     after. A stop asked through `control` ends as `Stopped`, whatever it provoked.
     """
     reporter = Reporter(emit, Path(order.work), secrets_of(order.params))
+    control.on_wait = reporter.waiting
+    working_for = CURRENT.set(control)
+    item = _Item(order, reporter, control)
     try:
-        return Ended(_Item(order, reporter, control).run())
+        return Ended(item.run(), reusable=not item.shaken)
     except Interrupted:
-        return Ended(Stopped())
+        return Ended(Stopped(), reusable=not item.shaken)
     except BaseException as error:  # noqa: BLE001  # the adapter's boundary
-        sound = isinstance(error, Exception) and not isinstance(error, _SHAKEN)
+        sound = not (item.shaken or _shakes(error))
         if control.asked:
             return Ended(Stopped(), reusable=sound)
         return Ended(_failed(error, reporter), reusable=sound)
     finally:
+        item.broken = None  # it knows frames that know the item
         reporter.close()
+        CURRENT.reset(working_for)
 
 
 def _failed(error: BaseException, reporter: Reporter) -> Failed:
     cause = cause_of(error)
-    message = reporter.clean(cause.message)
-    if not reporter.errors:
-        reporter.line(Level.ERROR, message)
-    return Failed(cause.code, message, cause.retryable)
+    return Failed(cause.code, reporter.last_words(cause.message), cause.retryable)
+
+
+def _shakes(error: BaseException) -> bool:
+    """Return whether a process in which `error` was raised is in doubt."""
+    odd = any(isinstance(one, _SHAKEN) or not isinstance(one, Exception) for one in chain(error))
+    return odd or cause_of(error).code == "out_of_resources"
 
 
 class _Item:
@@ -150,6 +185,11 @@ class _Item:
         self.ledger = resume.Ledger(Path(order.work))
         self.skipped: str | None = None
         self.silent = False  # what is transferred is a side file: no ticks
+        self.shaken = False  # this process is in doubt, whatever becomes of the item
+        self.failing: Exception | None = None  # why the last try of the current file failed
+        self.broken: Exception | None = None  # a hook of ours failed: yt-dlp may have skipped that
+        self.holes = 0  # fragments that yt-dlp could not get, and skipped
+        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def run(self) -> Produced:
         """Do it; every way out but success is an exception."""
@@ -166,11 +206,22 @@ class _Item:
         except AlreadyThere as found:
             self.reporter.line(Level.INFO, f"{found.relative} is there already")
             return Produced(already=(found.relative,))
-        except DownloadCancelled as reason:  # break_on_existing and its kin
+        except _ENOUGH as reason:
             self.skipped, info = str(reason), None
         finally:
             FFmpegPostProcessor._ffmpeg_location.reset(location)
+            self._close_all()
         return self._produced(info)
+
+    def opened(self, closeable: Any) -> Any:  # noqa: ANN401  # a file or an answer of a site
+        """Note what yt-dlp leaves to the garbage collector when it is interrupted."""
+        self._opened.add(closeable)
+        return closeable
+
+    def _close_all(self) -> None:
+        for closeable in tuple(self._opened):
+            with contextlib.suppress(Exception):  # whatever state a stop left it in
+                closeable.close()
 
     def _download(self, ydl: ItemYDL) -> Info | None:
         for _ in range(MAX_EXTRACTIONS):
@@ -208,40 +259,66 @@ class _Item:
         return {**inner, **outer, "_type": kind}
 
     def _extract(self, ydl: ItemYDL, url: str, ie_key: str | None = None) -> Info | None:
-        self.control.check()
-        found: Info | None = ydl.extract_info(
-            url,
-            ie_key=ie_key,
-            download=False,
-            process=False,
-            extra_info={"original_url": self.order.url},
-        )
+        limits = ydl.params.get("wait_for_video")
+        while True:
+            self.control.check()
+            found = self._ask(ydl, url, ie_key, patient=bool(limits))
+            seconds = upcoming.seconds_until(found, limits) if found is not None and limits else 0.0
+            if seconds <= 0:
+                break
+            self.reporter.line(Level.INFO, f"nothing to download yet: waiting {seconds:.0f} s")
+            upcoming.wait(seconds, self.control.sleep)
         if found is None and self.skipped is None:
             raise ItemFailed("nothing_downloaded", "the extractor found nothing")
         return found
 
+    def _ask(self, ydl: ItemYDL, url: str, ie_key: str | None, *, patient: bool) -> Info | None:
+        """Extract once; for a `patient` user "not live yet" is an answer without formats."""
+        try:
+            found: Info | None = ydl.extract_info(
+                url,
+                ie_key=ie_key,
+                download=False,
+                process=False,
+                extra_info={"original_url": self.order.url},
+            )
+        except DownloadError as error:
+            if patient and any(isinstance(one, UserNotLive) for one in chain(error)):
+                return {}
+            raise
+        return found
+
     def _produced(self, info: Info | None) -> Produced:
+        if self.broken is not None:
+            raise self.broken
         downloads = (info or {}).get("requested_downloads") or []
         paths = [Path(one["filepath"]) for one in downloads if one.get("filepath")]
         media = [path for path in paths if path.is_file() and path.is_relative_to(self.out)]
         if media:
+            if self.holes:  # as asked for (`abort_on_unavailable_fragments`), but never silently
+                self.reporter.line(Level.ERROR, f"the file has holes: {self.holes} fragments")
             return Produced(main=str(media[0].relative_to(self.out)))
         if self.skipped is None:
             raise ItemFailed("nothing_downloaded", "yt-dlp ended without a file")
         self.reporter.line(Level.INFO, self.skipped)
         return Produced(skipped=self.reporter.clean(self.skipped))
 
-    # What yt-dlp calls. The order in `on_progress` matters: a file is vouched for
-    # before anyone hears of it, and a file that is whole is not interrupted
-    # between its last byte and its final name.
+    # What yt-dlp calls. The order in `on_progress` matters: nothing is vouched for
+    # after a stop (a stream that a stop cut off may pass for a whole one), and a file
+    # is vouched for before anyone hears of it.
 
     def on_progress(self, hook: Info) -> None:
-        if hook["status"] == "finished" and hook.get("filename"):
-            self.ledger.record(Path(hook["filename"]))
-        if not self.silent:
-            self.reporter.progress(hook)
-        if hook["status"] != "finished" and hook.get("downloaded_bytes") != hook.get("total_bytes"):
-            self.control.check()
+        self.control.check()
+        try:
+            if hook["status"] == "finished" and hook.get("filename"):
+                self.ledger.record(Path(hook["filename"]))
+            if not self.silent:
+                self.reporter.progress(hook)
+        except _ENOUGH:
+            raise
+        except Exception as error:
+            self.broken = self.broken or error
+            raise
 
     def on_postprocessing(self, hook: Info) -> None:
         finished = hook["status"] == "finished"
@@ -254,6 +331,7 @@ class _Item:
     def debug(self, message: str) -> None:
         self.control.check()
         level = Level.DEBUG if message.startswith("[debug] ") else Level.INFO
+        self.holes += bool(_HOLE.match(message))
         self.reporter.line(level, message)
 
     def info(self, message: str) -> None:
@@ -264,8 +342,9 @@ class _Item:
         self.reporter.line(Level.WARNING, message)
 
     def error(self, message: str) -> None:
+        """Take what goes to stderr, all but errors: those go through `ItemYDL.trouble`."""
         if not message.startswith("Deprecated Feature:"):  # comes as a warning, too
-            self.reporter.line(Level.ERROR, message)
+            self.warning(message)
 
 
 class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
@@ -273,6 +352,7 @@ class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
 
     def __init__(self, params: Info, item: _Item) -> None:
         self._item = item
+        self._transfer: Transfer | None = None
         super().__init__(params)
 
     def add_default_info_extractors(self) -> None:
@@ -289,15 +369,77 @@ class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
 
     def urlopen(self, req: object) -> Any:  # noqa: ANN401
         """Open a URL, unless the run is to end; also called from fragment threads."""
+        self._item.control.enter()
+        if self._transfer is not None and isinstance(req, Request):
+            response = self._continue(req, self._transfer)
+        else:
+            response = self._open(req)
+        self._item.opened(response)
         self._item.control.check()
+        return response
+
+    def _open(self, req: object) -> Any:  # noqa: ANN401
         try:
-            response = super().urlopen(req)
+            return super().urlopen(req)
         except HTTPError as error:
             if error.status == RANGE_NOT_SATISFIABLE and isinstance(req, Request):
                 _forget_range(req)
             raise
-        self._item.control.check()
+
+    def _continue(self, req: Request, transfer: Transfer) -> Any:  # noqa: ANN401
+        """Open the URL of a direct download, or a piece of it, if it is still the same file."""
+        transfer.ask(req.headers)
+        try:
+            response = super().urlopen(req)
+        except HTTPError as error:
+            if error.status == RANGE_NOT_SATISFIABLE:
+                error.close()
+                transfer.refuse(req.headers)
+            raise
+        try:
+            self._item.control.check()
+            partial = response.status == PARTIAL_CONTENT
+            transfer.take(req.headers, response.headers, partial=partial)
+        except BaseException:
+            response.close()
+            raise
         return response
+
+    def trouble(
+        self, message: str | None = None, tb: str | None = None, is_error: bool = True
+    ) -> None:
+        """Raise what ends the item: it is told once, at its end. What does not is a warning.
+
+        Upstream logs first; who then catches the exception (a fragment may be skipped)
+        or raises another one leaves a line that is not why the item failed.
+
+        Raises:
+            ItemFailed: this machine cannot; so that nobody skips it.
+            DownloadError: anything else.
+        """
+        if not is_error or self.params.get("ignoreerrors"):
+            self.report_warning(plain(message or ""))
+            super().trouble(None, tb, is_error)
+            return
+        failure = self._failure(message or "")
+        try:
+            cause = cause_of(failure)
+            if cause.code in OF_THIS_MACHINE:
+                raise ItemFailed(cause.code, cause.message) from sys.exception()
+            raise failure
+        finally:
+            del failure  # it knows this frame: a circle would keep its answer's socket open
+
+    def _failure(self, message: str) -> DownloadError:
+        """Return the exception for `message`, with what it was made of."""
+        error = sys.exception()
+        if error is None and (error := self._item.failing or self._item.broken):
+            # "Giving up", "is empty": the reason was handled, and forgotten, before.
+            words = cause_of(error).message
+            message = message if words in plain(message) else f"{message}: {words}"
+        carried = getattr(error, "exc_info", None)
+        made_of = (type(error), error, None) if error is not None else None
+        return DownloadError(message, carried if carried and carried[0] else made_of)
 
     def get_output_path(self, dir_type: str = "", filename: str | None = None) -> str:
         """Return where a file goes: below `tmp` while in work, else below `out`.
@@ -352,10 +494,36 @@ class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     def dl(self, name: str, info: Info, subtitle: bool = False, test: bool = False) -> Any:  # noqa: ANN401
         """Download one file; subtitles are too small for ticks of their own."""
         self._item.silent = subtitle
+        self._transfer = None if test else self._transfer_of(name, info)
         try:
-            return super().dl(name, info, subtitle, test)
+            while True:
+                try:
+                    return super().dl(name, info, subtitle, test)
+                except StartOver as reason:
+                    self._start_over(reason)
         finally:
             self._item.silent = False
+            self._item.failing = None
+            self._transfer = None
+
+    def _transfer_of(self, name: str, info: Info) -> Transfer | None:
+        """Return what watches over a direct download; None for any other one."""
+        if not info.get("url") or get_suitable_downloader(info, self.params) is not HttpFD:
+            return None
+        mine = self.params.get("http_chunk_size")
+        theirs = (info.get("downloader_options") or {}).get("http_chunk_size")
+        return Transfer(
+            Path(self._item.order.work),
+            name,
+            own=HTTPHeaderDict(info.get("http_headers")).get("Range"),
+            chunked=bool(mine or theirs),
+        )
+
+    def _start_over(self, reason: StartOver) -> None:
+        assert self._transfer is not None  # noqa: S101  # nobody else raises it
+        self._item.control.check()
+        self._item.reporter.line(Level.INFO, f"{reason}: starting over")
+        self._transfer.restart()
 
     def _write_subtitles(self, info_dict: Info, filename: str) -> Any:  # noqa: ANN401
         """Write subtitles; one that cannot be had is a warning (upstream: the end)."""
@@ -377,7 +545,8 @@ class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
             self._item.reporter.postprocessing(name, finished=True)
             if name in ESSENTIAL:
                 raise
-            self.report_warning(f"{name} was skipped: {plain(str(error) or type(error).__name__)}")
+            self._item.shaken = self._item.shaken or _shakes(error)
+            self.report_warning(f"{name} was skipped: {cause_of(error).message}")
             self._sweep(name, pp, infodict)
             return infodict
         return result
@@ -434,3 +603,82 @@ def _only_entry(ydl: ItemYDL, playlist: Info) -> Info:
         raise ItemFailed("nothing_downloaded", "the playlist is empty")
     header = {key: playlist[key] for key in _OF_THE_HEADER if playlist.get(key)}
     return found[0] if "url" in str(found[0].get("_type")) else {**header, **found[0]}
+
+
+# The repairs; each leaves alone what is none of ours.
+
+
+def _state_writer(original: Callable[[FragmentFD, Info], None]) -> Callable[..., None]:
+    def write(fd: FragmentFD, ctx: Info) -> None:
+        if isinstance(fd.ydl, ItemYDL):
+            resume.write_state(fd, ctx)
+        else:
+            original(fd, ctx)
+
+    return write
+
+
+def _appender(original: Callable[[FragmentFD, Info, bytes], None]) -> Callable[..., None]:
+    def append(fd: FragmentFD, ctx: Info, content: bytes) -> None:
+        if isinstance(fd.ydl, ItemYDL):
+            fd.ydl._item.control.check()  # a fragment that a stop cut off may pass for a whole one
+            resume.append_fragment(fd, ctx, content)
+        else:
+            original(fd, ctx, content)
+
+    return append
+
+
+def _state_reader(original: Callable[[FragmentFD, Info], None]) -> Callable[..., None]:
+    def read(fd: FragmentFD, ctx: Info) -> None:
+        original(fd, ctx)
+        if isinstance(fd.ydl, ItemYDL) and resume.of_another_length(fd, ctx):
+            ctx["ytdl_corrupt"] = True  # yt-dlp's word for "start over"
+
+    return read
+
+
+def _opener(original: Callable[..., tuple[Any, str]]) -> Callable[..., tuple[Any, str]]:
+    def sanitize_open(fd: FileDownloader, filename: str, open_mode: str) -> tuple[Any, str]:
+        stream, name = original(fd, filename, open_mode)
+        if isinstance(fd.ydl, ItemYDL):
+            fd.ydl._item.opened(stream)
+        return stream, name
+
+    return sanitize_open
+
+
+def _retry_reporter(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def report(fd: FileDownloader, err: Exception, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        if isinstance(fd.ydl, ItemYDL):
+            fd.ydl._item.failing = err
+        original(fd, err, *args, **kwargs)
+
+    return report
+
+
+def _block_sizer(original: Callable[[float, int], int]) -> object:
+    def size(elapsed: float, last: int) -> int:
+        return original(elapsed, last) if CURRENT.get() is None else best_block_size(elapsed, last)
+
+    return staticmethod(size)
+
+
+def _plugin_loader(original: Callable[[], None]) -> Callable[[], None]:
+    def load() -> None:
+        if CURRENT.get() is None:
+            original()
+
+    return load
+
+
+_REPAIRS: Final = (
+    hooks.Patch(FragmentFD, "_read_ytdl_file", _state_reader),
+    hooks.Patch(FragmentFD, "_write_ytdl_file", _state_writer),
+    hooks.Patch(FragmentFD, "_append_fragment", _appender),
+    hooks.Patch(FileDownloader, "report_retry", _retry_reporter),
+    hooks.Patch(FileDownloader, "best_block_size", _block_sizer),
+    hooks.Patch(FileDownloader, "sanitize_open", _opener),
+    hooks.Patch(sys.modules[yt_dlp.YoutubeDL.__module__], "load_all_plugins", _plugin_loader),
+)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from quart_trio import QuartTrio
 
-from vidra_trio.web import asgi, errors, jobs, meta, sockets
+from vidra_trio.web import asgi, errors, jobs, meta, playlists, sockets
 from vidra_trio.web.context import MAX_SOCKETS, OpenSockets, WebContext, drain
 from vidra_trio.web.gate import Gate
 from vidra_trio.web.guard import Rules
@@ -27,6 +27,7 @@ BODY_SECONDS: Final = 10
 VIEWS: Final[Mapping[str, Callable[..., Awaitable[Response]]]] = {
     "health": meta.health,
     "profiles": meta.profiles,
+    "diagnostics": meta.diagnostics,
     "create": jobs.create,
     "list": jobs.list_jobs,
     "detail": jobs.detail,
@@ -38,6 +39,12 @@ VIEWS: Final[Mapping[str, Callable[..., Awaitable[Response]]]] = {
     "retry": jobs.retry,
     "options": jobs.options,
     "logs": jobs.logs,
+    "playlist": playlists.playlist,
+    "playlist_items": playlists.items,
+    "playlist_delta": playlists.delta,
+    "playlist_selection": playlists.selection,
+    "playlist_retry": playlists.retry_entries,
+    "playlist_delete": playlists.delete_entries,
 }
 
 SOCKETS: Final[Mapping[str, Callable[..., Awaitable[None]]]] = {

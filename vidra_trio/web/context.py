@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from datetime import datetime
 
+    from vidra_trio.core.diagnostics import Diagnostics
     from vidra_trio.hub import Hub
     from vidra_trio.settings import Settings
     from vidra_trio.supervisor import Supervisor
@@ -49,13 +50,17 @@ class OpenSockets:
 
 @dataclass(frozen=True, slots=True)
 class WebContext:
-    """The parts that the views work with. `closing` is set when the server shuts down."""
+    """The parts that the views work with. `closing` is set when the server shuts down.
+
+    `diagnose` looks at what the web does not know: the engine, and what that stands on.
+    """
 
     settings: Settings
     supervisor: Supervisor
     hub: Hub
     closing: trio.Event
     now: Callable[[], datetime]
+    diagnose: Callable[[], Awaitable[Diagnostics]]
     sockets: OpenSockets = field(default_factory=OpenSockets)
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 from quart import request
 
+from vidra_trio.core import lifecycle
 from vidra_trio.core.errors import JobNotFound, StorageFailed
-from vidra_trio.core.job import JOB_ID
+from vidra_trio.core.lifecycle import Plain
 from vidra_trio.core.states import Command, Reason
 from vidra_trio.web.answers import answer, raw_answer
+from vidra_trio.web.asked import find_job, read_body
 from vidra_trio.web.meta import own_address
 from vidra_trio.wire import payloads
 from vidra_trio.wire.requests import (
@@ -48,7 +50,7 @@ async def create(context: WebContext) -> Response:
     """POST /api/jobs: 201 once the job is durable."""
     settings = context.settings
     spec = parse_create(
-        parse_json(await _body()),
+        parse_json(await read_body()),
         settings.path_rules,
         settings.description,
         own=own_address(context),
@@ -71,7 +73,7 @@ async def list_jobs(context: WebContext) -> Response:
 
 async def detail(context: WebContext, job_id: str) -> Response:
     """GET /api/jobs/{id}."""
-    job = _find(context, job_id)
+    job = find_job(context, job_id)
     return answer(payloads.job_detail(job, context.supervisor.logs(job.job_id)))
 
 
@@ -108,17 +110,21 @@ async def retry(context: WebContext, job_id: str) -> Response:
 async def cancel_many(context: WebContext) -> Response:
     """POST /api/jobs/cancel: one result per job, in the order asked.
 
-    Every job is asked even if the disk fails for one; then the answer is the failure.
+    A job that is named gets what its own cancel would do to it, a failed one too.
+    A scope means what is still going on: jobs at their end are told and left as they
+    are, for nobody pointed at a failed one's parts. Every job is asked even if the
+    disk fails for one; then the answer is the failure.
     """
-    asked = _asked(context, parse_bulk_cancel(parse_json(await _body())))
+    wanted = parse_bulk_cancel(parse_json(await read_body()))
+    asked = _asked(context, wanted)
     # Tasks are for those that wait for the disk; most of a long history does not.
     results: list[payloads.Payload | StorageFailed | None] = [
-        _left_alone(context, job_id) for job_id in asked
+        _unmoved(context, job_id, wanted) for job_id in asked
     ]
 
     async def ask(index: int, job_id: str) -> None:
         try:
-            results[index] = await _cancel_one(context, job_id)
+            results[index] = await _cancel_one(context, job_id, wanted)
         except StorageFailed as error:
             results[index] = error
 
@@ -136,7 +142,7 @@ async def options(context: WebContext, job_id: str) -> Response:
     """GET /api/jobs/{id}/options. Order of checks: selector, job, query."""
     query = request.args.to_dict()
     entry = parse_entry(job_id, query)
-    job = _find(context, entry.job_id)
+    job = find_job(context, entry.job_id)
     return answer(payloads.options_answer(job, parse_options_query(query), entry))
 
 
@@ -145,25 +151,9 @@ async def logs(context: WebContext, job_id: str) -> Response:
     query = request.args.to_dict()
     wanted = parse_log_query(query)
     entry = parse_entry(job_id, query)
-    job = _find(context, entry.job_id)
+    job = find_job(context, entry.job_id)
     lines = context.supervisor.logs(job.job_id)
     return answer(payloads.logs_answer(job, lines, wanted, entry))
-
-
-async def _body() -> bytes:
-    body: bytes = await request.get_data(cache=True, as_text=False, parse_form_data=False)
-    return body
-
-
-def _find(context: WebContext, job_id: str) -> Snapshot:
-    """Return the job.
-
-    Raises:
-        JobNotFound: there is none, or this is no id at all.
-    """
-    if not JOB_ID.fullmatch(job_id):
-        raise JobNotFound(job_id)
-    return context.supervisor.get(job_id)
 
 
 def _logs(context: WebContext, job_id: str) -> tuple[LogEntry, ...]:
@@ -175,7 +165,7 @@ def _logs(context: WebContext, job_id: str) -> tuple[LogEntry, ...]:
 
 
 async def _apply(context: WebContext, job_id: str, command: Command) -> Answer:
-    return await context.supervisor.apply(_find(context, job_id).job_id, command)
+    return await context.supervisor.apply(find_job(context, job_id).job_id, command)
 
 
 def _told(done: Answer) -> payloads.Payload:
@@ -203,18 +193,21 @@ def _asked(context: WebContext, wanted: BulkCancel) -> tuple[str, ...]:
     )
 
 
-def _left_alone(context: WebContext, job_id: str) -> payloads.Payload | None:
-    """Answer for a job at its end, which many-at-once did not mean, and for none; else None."""
+def _unmoved(context: WebContext, job_id: str, wanted: BulkCancel) -> payloads.Payload | None:
+    """Answer for a job that `wanted` does not move, and for none; else None."""
     try:
-        job = _find(context, job_id)
+        state = find_job(context, job_id).state
     except JobNotFound:
         return payloads.command_answer(job_id, _NOT_FOUND)
-    return payloads.command_answer(job_id, status_word(job.state)) if job.terminal else None
+    at_its_end = wanted.everything and state in lifecycle.TERMINAL
+    if at_its_end or lifecycle.decide(state, Command.CANCEL) is Plain.NOOP:
+        return payloads.command_answer(job_id, status_word(state))
+    return None
 
 
-async def _cancel_one(context: WebContext, job_id: str) -> payloads.Payload:
+async def _cancel_one(context: WebContext, job_id: str, wanted: BulkCancel) -> payloads.Payload:
     """Cancel one of many; it may have ended, or be gone, since it was looked at."""
-    answered = _left_alone(context, job_id)
+    answered = _unmoved(context, job_id, wanted)
     if answered is not None:
         return answered
     try:

@@ -45,6 +45,22 @@ async def profiles(_context: WebContext) -> Response:
     return answer({"profiles": [], "message": "profiles_not_implemented"})
 
 
+async def diagnostics(context: WebContext) -> Response:
+    """GET /api/diagnostics: what runs here and how it stands, for whoever looks after it."""
+    slots = context.supervisor.statistics()
+    return answer(
+        payloads.diagnostics(
+            await context.diagnose(),
+            slots=slots.slots,
+            slots_used=slots.slots_used,
+            counts=slots.summary,
+            subscribers=context.hub.statistics().subscriptions,
+            sockets=len(context.sockets),
+            now=context.now(),
+        )
+    )
+
+
 def own_address(context: WebContext) -> OwnAddress:
     """Return where this server listens; with port 0 only the connection knows which it became."""
     settings = context.settings

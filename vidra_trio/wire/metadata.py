@@ -7,11 +7,11 @@ can know (is a selection needed, the playlist's entries) is checked, not kept.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from vidra_trio.core.errors import InvalidRequest
+from vidra_trio.wire.fields import INTEGER
 
 MAX_TEXT: Final = 8 * 1024
 """Characters of one text; the longest that anybody shows is a description of 800."""
@@ -35,7 +35,6 @@ _PREVIEW_NUMBERS: Final = (
 )  # fmt: skip
 _PREVIEW_FLAGS: Final = ("channel_is_verified", "is_playlist")
 
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _TRUE: Final = frozenset({"t", "true", "y", "yes", "on", "1"})
 _FALSE: Final = frozenset({"f", "false", "n", "no", "off", "0"})
 
@@ -90,7 +89,7 @@ def _flag(value: object) -> bool:
 def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise _Wrong("Not a valid integer.")
-    if not _INTEGER.fullmatch(str(value)):
+    if not INTEGER.fullmatch(str(value)):
         raise _Wrong("Not a valid integer.")
     return int(value)
 

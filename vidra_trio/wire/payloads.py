@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from vidra_trio.core import options as job_options
+from vidra_trio.core.errors import CommandRefused
 from vidra_trio.core.events import (
     JobChanged,
     JobDeleted,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
+    from vidra_trio.core.diagnostics import Diagnostics
     from vidra_trio.core.errors import Detail
     from vidra_trio.core.events import Event, InfoChanged
     from vidra_trio.core.job import LogEntry, Snapshot, Summary
@@ -217,6 +219,43 @@ def health(
     }
 
 
+def diagnostics(
+    found: Diagnostics,
+    *,
+    slots: int,
+    slots_used: int,
+    counts: Summary,
+    subscribers: int,
+    sockets: int,
+    now: datetime,
+) -> Payload:
+    """Dump what a server says of itself to whoever has its token."""
+    engine, ffmpeg = found.engine, found.ffmpeg
+    return {
+        "time": iso(now),
+        "version": found.version,
+        "yt_dlp": found.yt_dlp,
+        "python": found.python,
+        "platform": found.platform,
+        "engine": {
+            "kind": engine.kind,
+            "reason": engine.reason,
+            "running": engine.running,
+            "workers": engine.workers,
+            "idle": engine.idle,
+            "abandoned": engine.abandoned,
+        },
+        "ffmpeg": {
+            "source": ffmpeg.source,
+            "version": ffmpeg.version,
+            "has_ffprobe": ffmpeg.has_ffprobe,
+        },
+        "slots": {"total": slots, "used": slots_used},
+        "jobs": summary(counts),
+        "sockets": {"open": sockets, "subscribed": subscribers},
+    }
+
+
 def addresses(
     *, scheme: str, host: str, port: int, base: str, api: str, overview: str, job: str
 ) -> dict[str, str]:
@@ -266,6 +305,28 @@ def logs_answer(
 def command_answer(job_id: str, word: str, reason: Reason | None = None) -> Payload:
     """Dump what a command came to."""
     return _given({"job_id": job_id, "status": word, "reason": reason and reason.value})
+
+
+def selection_locked(job: Snapshot) -> Payload:
+    """Dump that there is nothing to select, and which entries the job takes instead."""
+    given = job.spec.options.get("playlist_items")
+    return {
+        "job_id": job.job_id,
+        "status": status_word(job.state),
+        "selection": given if isinstance(given, str) else "all",
+        "reason": "playlist_selection_locked",
+    }
+
+
+def selection_refused(job: Snapshot) -> Payload:
+    """Dump that a job at its end takes no selection."""
+    refused = {"job_id": job.job_id, "status": status_word(job.state), "reason": "job_terminated"}
+    return {**error(CommandRefused.code), **refused}
+
+
+def not_a_playlist(job_id: str) -> Payload:
+    """Dump that a command for entries met a job without any."""
+    return {"job_id": job_id, "status": "not_playlist", "reason": "job_is_not_playlist"}
 
 
 def error(code: str, detail: Detail | None = None) -> Payload:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from vidra_trio.core import options as job_options
 from vidra_trio.core.errors import InvalidQuery, InvalidRequest, UrlNotAllowed, UrlsRequired
 from vidra_trio.core.job import JobSpec
+from vidra_trio.wire import fields
+from vidra_trio.wire.fields import NOT_A_STRING
 from vidra_trio.wire.metadata import parse_metadata
 from vidra_trio.wire.urls import objection
 from vidra_trio.wire.words import dumps, loads
@@ -33,11 +35,6 @@ MAX_JOB_IDS: Final = 10_000
 MAX_OPTIONS_BYTES: Final = 64 * 1024
 MAX_OWNER: Final = 256
 """Characters; an owner is a device's or a user's name and stands in every list."""
-
-
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
-_YES: Final = frozenset({"true", "1", "yes", "on", "full"})
-_NOT_A_STRING: Final = ["Not a valid string."]
 
 DOWNLOAD_ACTIONS: Final = frozenset({"extraer_informacion", "descargar", "descargar_playlist"})
 
@@ -133,14 +130,14 @@ def parse_bulk_cancel(body: Mapping[str, Any]) -> BulkCancel:
     Raises:
         InvalidRequest: a wrong type, an unknown scope, nothing to cancel or too much.
     """
-    scope = _optional_text(body, "scope") or ""
-    owner = _optional_text(body, "owner")
+    scope = fields.optional_text(body, "scope") or ""
+    owner = fields.optional_text(body, "owner")
     if scope:
         if scope.lower() != "all":
             raise InvalidRequest(f"unsupported scope: {scope[:80]}")
         return BulkCancel(everything=True, owner=owner)
-    key = "job_ids" if body.get("jobIds") is None else "jobIds"
-    job_ids = tuple(_texts(key, body.get(key)))
+    key = fields.spelling(body, "jobIds", "job_ids")
+    job_ids = tuple(fields.texts(key, body.get(key)))
     if not job_ids:
         raise InvalidRequest("job_ids or scope required")
     if len(job_ids) > MAX_JOB_IDS:
@@ -174,7 +171,7 @@ def parse_options_query(query: Mapping[str, str]) -> StoredQuery:
     Raises:
         InvalidQuery: `since_must_be_integer`.
     """
-    return StoredQuery(since=_since(query), detail=_detail(query))
+    return StoredQuery(since=fields.since(query), detail=fields.detail(query))
 
 
 def parse_log_query(query: Mapping[str, str]) -> StoredQuery:
@@ -184,13 +181,8 @@ def parse_log_query(query: Mapping[str, str]) -> StoredQuery:
         InvalidQuery: `since_must_be_integer`, `limit_must_be_integer` or
             `limit_greater_than_zero`.
     """
-    since = _since(query)
-    limit = None
-    if "limit" in query:
-        limit = _integer("limit", query["limit"])
-        if limit <= 0:
-            raise InvalidQuery("limit_greater_than_zero", "limit: must be greater than zero")
-    return StoredQuery(since=since, detail=_detail(query), limit=limit)
+    since, limit = fields.since(query), fields.limit(query)
+    return StoredQuery(since=since, detail=fields.detail(query), limit=limit)
 
 
 def parse_download_request(message: str | bytes) -> str:
@@ -215,10 +207,10 @@ def parse_download_request(message: str | bytes) -> str:
 def _urls(body: Mapping[str, Any]) -> list[str]:
     """Return every URL of a create body; a string may hold several, one a line."""
     given = body.get("urls")
-    lines = given.split("\n") if isinstance(given, str) else _texts("urls", given)
+    lines = given.split("\n") if isinstance(given, str) else fields.texts("urls", given)
     url = body.get("url")
     if url is not None and not isinstance(url, str):
-        raise InvalidRequest({"url": _NOT_A_STRING})
+        raise InvalidRequest({"url": NOT_A_STRING})
     lines = [*lines, *(url or "").split("\n")]
     urls = [line.strip() for line in lines if line.strip()]
     if len(urls) > MAX_URLS:
@@ -241,49 +233,17 @@ def _refuse_large(key: str, value: object) -> None:
 
 
 def _owner(body: Mapping[str, Any], key: str) -> str | None:
-    text = _optional_text(body, key)
+    text = fields.optional_text(body, key)
     if text is not None and len(text) > MAX_OWNER:
         raise InvalidRequest({key: [f"Longer than maximum length {MAX_OWNER}."]})
     return text
-
-
-def _optional_text(body: Mapping[str, Any], key: str) -> str | None:
-    value = body.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise InvalidRequest({key: _NOT_A_STRING})
-    return value.strip() or None
-
-
-def _texts(key: str, value: object) -> list[str]:
-    """Return a string or a list of strings as trimmed, non-blank strings."""
-    items: list[object] = value if isinstance(value, list) else ["" if value is None else value]
-    texts = [item.strip() for item in items if isinstance(item, str)]
-    if len(texts) < len(items):
-        raise InvalidRequest({key: _NOT_A_STRING})
-    return [text for text in texts if text]
-
-
-def _since(query: Mapping[str, str]) -> int | None:
-    return _integer("since", query["since"]) if "since" in query else None
-
-
-def _detail(query: Mapping[str, str]) -> bool:
-    return query.get("detail", "").strip().lower() in _YES
-
-
-def _integer(key: str, text: str) -> int:
-    if not _INTEGER.fullmatch(text.strip()):
-        raise InvalidQuery(f"{key}_must_be_integer", f"{key}: an integer is needed")
-    return int(text)
 
 
 def _index(text: str) -> int | None:
     """Read `entry_index`; entries count from 1, what is below addresses none."""
     if not text:
         return None
-    if not _INTEGER.fullmatch(text):
+    if not fields.INTEGER.fullmatch(text):
         raise InvalidQuery("entry_index_invalid", "entry_index: an integer is needed")
     return int(text) if int(text) > 0 else None
 
@@ -299,7 +259,7 @@ def _action(given: object) -> tuple[str, dict[str, list[str]]]:
     if given is None:
         return "", {"action": ["Missing data for required field."]}
     if not isinstance(given, str):
-        return "", {"action": _NOT_A_STRING}
+        return "", {"action": NOT_A_STRING}
     action = given.strip().lower()
     if action not in DOWNLOAD_ACTIONS:
         return "", {"action": [f"unknown action '{action[:80]}'"]}

@@ -26,7 +26,14 @@ RESUME: Final = "/api/jobs/{job_id}/resume"
 RETRY: Final = "/api/jobs/{job_id}/retry"
 OPTIONS: Final = "/api/jobs/{job_id}/options"
 LOGS: Final = "/api/jobs/{job_id}/logs"
+PLAYLIST: Final = "/api/jobs/{job_id}/playlist"
+PLAYLIST_ITEMS: Final = "/api/jobs/{job_id}/playlist/items"
+PLAYLIST_DELTA: Final = "/api/jobs/{job_id}/playlist/items/delta"
+PLAYLIST_SELECTION: Final = "/api/jobs/{job_id}/playlist/selection"
+PLAYLIST_RETRY: Final = "/api/jobs/{job_id}/playlist/retry"
+PLAYLIST_DELETE: Final = "/api/jobs/{job_id}/playlist/delete"
 PROFILES: Final = "/api/profiles"
+DIAGNOSTICS: Final = "/api/diagnostics"
 
 WS_OVERVIEW: Final = "/ws/overview"
 WS_JOB: Final = "/ws/jobs/{job_id}"
@@ -58,7 +65,14 @@ ROUTES: Final = (
     Route("POST", RETRY, "retry"),
     Route("GET", OPTIONS, "options"),
     Route("GET", LOGS, "logs"),
+    Route("GET", PLAYLIST, "playlist"),
+    Route("GET", PLAYLIST_ITEMS, "playlist_items"),
+    Route("GET", PLAYLIST_DELTA, "playlist_delta"),
+    Route("POST", PLAYLIST_SELECTION, "playlist_selection"),
+    Route("POST", PLAYLIST_RETRY, "playlist_retry"),
+    Route("POST", PLAYLIST_DELETE, "playlist_delete"),
     Route("GET", PROFILES, "profiles"),
+    Route("GET", DIAGNOSTICS, "diagnostics"),
     Route(SOCKET, WS_OVERVIEW, "overview_socket"),
     Route(SOCKET, WS_JOB, "job_socket"),
     Route(SOCKET, WS_DOWNLOADS, "downloads_socket"),
