@@ -16,6 +16,7 @@ import pytest
 from tests.support.origin import Origin, open_origin
 from tests.support.process import TOKEN, running_server
 from vidra_trio.core.errors import ConfigurationError
+from vidra_trio.engine.errors import FAULTS
 from vidra_trio.settings import VARIABLES, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,14 @@ def test_the_readme_has_every_setting() -> None:
     """The settings table is the settings table, line by line."""
     rows = re.findall(r"^\| `(VIDRA_\w+)` \| (.*) \| (.*) \|$", README, re.MULTILINE)
     assert rows == [tuple(variable) for variable in VARIABLES]
+
+
+def test_the_readme_has_every_error_code() -> None:
+    """Each once, with what it really says of another try."""
+    told = {"yes": True, "no": False, "408, 5xx": False}
+    rows = re.findall(r"^\| (`[a-z_0-9`, ]+`) \| (yes|no|408, 5xx) \| .+ \|$", README, re.MULTILINE)
+    codes = [(code, told[again]) for cell, again in rows for code in re.findall(r"`(\w+)`", cell)]
+    assert sorted(codes) == sorted(FAULTS.items())
 
 
 def test_the_example_has_every_setting() -> None:

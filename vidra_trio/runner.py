@@ -20,8 +20,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
+import math
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,7 +195,7 @@ class Job:
         """Publish how far the job is."""
         self.services.publish(ProgressChanged(self.snapshot, self.services.now()))
 
-    async def discard(self) -> None:
+    async def discard(self, *, within: float = SETTLE_DEADLINE) -> None:
         """Remove the work directory; one that cannot be, in time, is left and logged.
 
         Cancelled, it may have removed some of it.
@@ -204,7 +204,7 @@ class Job:
         if work is None:
             return
         try:
-            with trio.move_on_after(SETTLE_DEADLINE) as limit:
+            with trio.move_on_after(within) as limit:
                 await self.services.engine.discard(work)
         except Exception as error:  # noqa: BLE001 - leftovers must not keep a job from its end
             _log.warning("job %s: its work directory stays: %r", self.snapshot.job_id, error)
@@ -237,7 +237,8 @@ async def run_job(job: Job, *, afresh: bool = False, after: trio.Event | None = 
             if after is not None:
                 await after.wait()
             if afresh:
-                await job.discard()
+                # However long it takes: a run must not start in what is being removed.
+                await job.discard(within=math.inf)
             async with job.services.slots:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 event = await _run_items(job)
@@ -303,7 +304,9 @@ async def _run_item(job: Job, index: int, url: str) -> Terminal:
 
     `Stopped` comes back only when that was asked.
     """
-    for number in itertools.count(1):
+    number = 0
+    while True:
+        number += 1
         item, flagged = _Item(job, index), job.snapshot.has_error_logs
         end = _considered(job, await _try_item(job, item, url))
         if number > job.services.retries or not retry.passing(end):

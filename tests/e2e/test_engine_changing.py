@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -106,7 +107,7 @@ def bench(
 ) -> Bench:
     """Return a bench with a file of its own, and no pauses between tries."""
     monkeypatch.setattr(params, "pause", lambda n: 0.0)
-    return Bench(tmp_path, site, f"{abs(hash(request.node.name))}/video.mp4")
+    return Bench(tmp_path, site, f"{zlib.crc32(request.node.name.encode())}/video.mp4")
 
 
 CHANGES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+SOME = {
+    name: FAILURES[name]
+    for name in ("KeyError", "ENOSPC", "MemoryError", "RecursionError", "SystemExit")
+}
 PARAMS: dict[str, Any] = {
     "retries": 1,
     "fragment_retries": 0,
@@ -60,7 +65,13 @@ class Bench:
             cache=str(self.root / "cache"),
             params={**PARAMS, **more},
         )
-        return ytdlp.run_item(order, self.reports.append, Control())
+        # A hook that raises what a broken line does leaves an open answer in a circle of yt-dlp's
+        # own (a retry, its error, their frame); the run's end closes what is still there.
+        gc.disable()
+        try:
+            return ytdlp.run_item(order, self.reports.append, Control())
+        finally:
+            gc.enable()
 
     def lines(self, level: Level) -> list[str]:
         return [one.message for one in self.reports if isinstance(one, Line) and one.level is level]
@@ -104,8 +115,10 @@ def test_whatever_is_raised_is_the_end(bench: Bench, place: str, name: str) -> N
     bench.check_next()
 
 
-@pytest.mark.parametrize("name", FAILURES)
-@pytest.mark.parametrize("place", ["essential", "step"])
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [*(("essential", name) for name in FAILURES), *(("step", name) for name in SOME)],
+)
 def test_whatever_an_essential_step_raises_is_the_end(bench: Bench, place: str, name: str) -> None:
     """The step itself, or the hook that tells of it."""
     bench.check(bench.run(place, name, postprocessors=POSTPROCESSORS[1:]), FAILURES[name])
@@ -175,9 +188,3 @@ async def test_an_engine_survives_everything(
             assert [line.message for line in lines] == [end.message]
             fine = bench.spec(failures.url(origin, "none", "none"), f"b{number}", params=PARAMS)
             assert digest(await bench.finish(fine)) == origin.digest("none-none.mp4", SIZE)
-
-
-SOME = {
-    name: FAILURES[name]
-    for name in ("KeyError", "ENOSPC", "MemoryError", "RecursionError", "SystemExit")
-}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.support.engines import PATIENCE, Bench, open_bench, wait_until
-from tests.support.origin import Origin, digest, media_root, open_origin
+from tests.support.engines import Bench, open_bench, wait_until
+from tests.support.origin import Origin, digest, open_origin
 from tests.support.process import descendants
-from vidra_trio.core.report import Failed, Stage, Tick
+from vidra_trio.core.report import Failed, Tick
 from vidra_trio.engine import pool
 from vidra_trio.engine.process import ProcessEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from vidra_trio.engine.base import RunSpec
 
 pytestmark = pytest.mark.slow
 
@@ -125,42 +122,3 @@ async def test_leaving_the_engine_leaves_no_process(tmp_path: Path, origin: Orig
     assert bench.engine.statistics().workers == 0
     async with open_bench(tmp_path):
         pass  # left before the first worker said hello
-
-
-async def killed_again_and_again(bench: Bench, spec: RunSpec, kills: int, seed: int) -> Path:
-    """Kill a run at random instants after its first tick, then let it finish."""
-    chance = random.Random(seed)
-    for _ in range(kills):
-        async with bench.engine.open(spec) as run:
-            async for report in run:
-                if isinstance(report, (Tick, Stage)):
-                    await trio.sleep(chance.random() * 0.2)
-                    break
-    return await bench.finish(spec)
-
-
-async def check_kills(tmp_path: Path, origin: Origin, rounds: int, connections: int) -> None:
-    segments = sorted((media_root() / "hls").glob("seg*.ts"))
-    expected = b"".join(segment.read_bytes() for segment in segments)
-    async with open_bench(tmp_path, patience=PATIENCE * rounds) as bench:
-        url = origin.media("hls/index.m3u8", rate=1_500_000)
-        spec = bench.spec(url, params={"concurrent_fragment_downloads": connections})
-        for seed in range(rounds):
-            path = await killed_again_and_again(bench, spec, 3, seed * 10 + connections)
-            assert path.read_bytes() == expected, f"seed {seed}"
-            path.unlink()
-
-
-@pytest.mark.parametrize("connections", [1, 4])
-async def test_a_run_killed_at_any_instant_ends_with_the_right_bytes(
-    tmp_path: Path, origin: Origin, connections: int
-) -> None:
-    """HLS, where stock yt-dlp breaks most files: the small twin of the soak below."""
-    await check_kills(tmp_path, origin, 1, connections)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("connections", [1, 4, 8])
-async def test_many_kills(tmp_path: Path, origin: Origin, connections: int) -> None:
-    """The same, many times."""
-    await check_kills(tmp_path, origin, 12, connections)

@@ -221,7 +221,9 @@ def main() -> None:
     with ytdlp.installed(own_groups=False):
         ytdlp.prewarm()
         for line in sys.stdin:
-            print(json.dumps(asdict(attempt_in_fork(Attempt(**json.loads(line))))), flush=True)
+            outcome = attempt_in_fork(Attempt(**json.loads(line)))
+            sys.stdout.write(f"{json.dumps(asdict(outcome))}\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

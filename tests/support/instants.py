@@ -9,12 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 CALLS = (
     *("mkdir", "open", "rename", "replace", "link", "unlink", "remove", "rmdir"),
@@ -69,17 +71,17 @@ def instants(at: int | None = None, *, after: bool = False) -> Iterator[Instants
             yield found
 
 
-def every_instant(life: Callable[[int], object]) -> Iterator[tuple[int, str]]:
-    """Live `life(n)` for n = 0, 1, …, killed each time an instant later; yield n and the call.
+def every_instant(make: Callable[[int], T], life: Callable[[T], object]) -> Iterator[tuple[T, str]]:
+    """Live `life(make(n))` for n = 0, 1, …, killed an instant later each time; yield what was made.
 
-    Ends with the first life that nothing cut short, which is not yielded.
+    Yields the call, too. Ends with the first life that nothing cut short, which is not yielded.
     """
     numbers = count()
     for at in count(1):
         for after in (False, True):
-            number = next(numbers)
+            made = make(next(numbers))
             with instants(at, after=after) as seen:
-                life(number)
+                life(made)
             if len(seen.names) < at:
                 return
-            yield number, f"{'after' if after else 'before'} call {at}, {seen.names[at - 1]}"
+            yield made, f"{'after' if after else 'before'} call {at}, {seen.names[at - 1]}"

@@ -1,12 +1,12 @@
 """The kinds of downloads that tests kill: real media, slow enough to be met in the middle.
 
-    kind = KINDS["hls8"]
+    kind = kinds()["hls8"]
     url = kind.url(origin)
     ...
     assert digest(folder / kind.file) == digest_of_an_undisturbed_run
 
 What comes out of ffmpeg (a merge, a repair of the container) is compared with the
-file of an undisturbed run: ffmpeg's copies of the same streams are the same bytes.
+file of an undisturbed run: its copies of the same streams are the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.support.origin import Origin, media_root
 from vidra_trio.engine.tools import find_ffmpeg
@@ -23,99 +23,98 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SIZE = 1_000_000
-CHUNK = 150_000
-RATE = 1_000_000
+SIZE: Final = 1_000_000
+CHUNK: Final = 150_000
+RATE: Final = 1_000_000
 """Bytes a second: an undisturbed run takes about one."""
+
+SLOW: Final = 8
+"""Times slower, where several runs share a machine."""
+
+NAMES: Final = ("direct", "chunked", "hls1", "hls8", "dash")
+THROUGH_FFMPEG: Final = ("hls1", "hls8", "dash")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of download."""
+    """One kind of download: where it is, and how an engine and a server are asked for it."""
 
     name: str
     path: str
-    file: str
+    rate: int
     params: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    rate: int = RATE
+
+    @property
+    def file(self) -> str:
+        """What is published."""
+        return f"{self.name}.mp4"
 
     def url(self, origin: Origin) -> str:
         """Return where it is."""
         if self.path.startswith("/media"):
-            _made()
+            _make()
         return origin.at(self.path, rate=self.rate)
 
     def traffic(self, origin: Origin) -> int:
         """Return how many bytes of it the origin has sent so far."""
-        folder = self.path.rpartition("/")[0] if self.path.startswith("/media") else self.path
-        return sum(one.sent for one in origin.seen(folder))
+        return origin.traffic(self.path.rpartition("/")[0] + "/").sent
 
 
-def _hls(connections: int) -> Kind:
-    name = f"hls{connections}"
+def kinds(slower: int = 1) -> dict[str, Kind]:
+    """Return all kinds, by name; `slower` is 1 or `SLOW`."""
+    rate = RATE // slower
+    merged = {"merge_output_format": "mp4"}
+    found = (
+        Kind("direct", f"/file/{SIZE}/direct.mp4", rate),
+        Kind("chunked", f"/file/{SIZE + 1}/chunked.mp4", rate, {"http_chunk_size": CHUNK}),
+        _hls(1, rate),
+        _hls(8, rate),
+        Kind("dash", f"/media/kinds/dash{slower}/dash.mpd", rate, merged, merged),
+    )
+    return {kind.name: kind for kind in found}
+
+
+def _hls(connections: int, rate: int) -> Kind:
     return Kind(
-        name,
-        f"/media/kinds/{name}/{name}.m3u8",
-        f"{name}.mp4",
+        f"hls{connections}",
+        f"/media/kinds/hls{connections}/hls{connections}.m3u8",
+        rate // connections,
         {"concurrent_fragment_downloads": connections},
         {"concurrent_fragments": connections},
-        RATE // connections,
     )
-
-
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind("direct", f"/file/{SIZE}/direct.mp4", "direct.mp4"),
-        Kind(
-            "chunked",
-            f"/file/{SIZE}/chunked.mp4",
-            "chunked.mp4",
-            {"http_chunk_size": CHUNK},
-        ),
-        _hls(1),
-        _hls(8),
-        Kind(
-            "dash",
-            "/media/kinds/dash/dash.mpd",
-            "dash.mp4",
-            {"merge_output_format": "mp4"},
-            {"merge_output_format": "mp4"},
-        ),
-    )
-}
 
 
 def tiny(origin: Origin, name: str) -> str:
     """Return the URL of `hls.m3u8` or `dash.mpd` with a second and a half of picture and sound."""
-    return origin.at(f"/media/{_made()}/tiny/{name}")
+    _make()
+    return origin.media(f"kinds/tiny/{name}")
 
 
 @functools.cache
-def _made() -> str:
+def _make() -> None:
     """Make 10 s of picture and sound, in pieces of half a second (about 700 KB)."""
     root = media_root() / "kinds"
-    clip = str(root / "clip.mp4")
-    for name in ("hls1", "hls8", "dash", "tiny"):
+    for name in ("hls1", "hls8", "dash1", f"dash{SLOW}", "tiny"):
         (root / name).mkdir(parents=True)
+    clip = str(root / "clip.mp4")
     picture, sound = "testsrc2=s=320x180:r=24:d=10", "sine=frequency=330:d=10"
     _ffmpeg("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", sound, "-c:v", "mpeg4",
             "-b:v", "400k", "-g", "12", "-c:a", "aac", "-b:a", "64k", clip)  # fmt: skip
-    _hls_of(root / "hls1" / "hls1.m3u8", "-i", clip)
-    _hls_of(root / "hls8" / "hls8.m3u8", "-i", clip)
-    _hls_of(root / "tiny" / "hls.m3u8", "-t", "1.5", "-i", clip)
-    _dash_of(root / "dash" / "dash.mpd", RATE, "-i", clip)
-    _dash_of(root / "tiny" / "dash.mpd", 0, "-t", "1.5", "-i", clip)
-    return root.name
+    _make_hls(root / "hls1" / "hls1.m3u8", "-i", clip)
+    _make_hls(root / "hls8" / "hls8.m3u8", "-i", clip)
+    _make_hls(root / "tiny" / "hls.m3u8", "-t", "1.5", "-i", clip)
+    _make_dash(root / "dash1" / "dash.mpd", RATE, "-i", clip)
+    _make_dash(root / f"dash{SLOW}" / "dash.mpd", RATE // SLOW, "-i", clip)
+    _make_dash(root / "tiny" / "dash.mpd", 0, "-t", "1.5", "-i", clip)
 
 
-def _hls_of(playlist: Path, *source: str) -> None:
+def _make_hls(playlist: Path, *source: str) -> None:
     _ffmpeg(*source, "-c", "copy", "-f", "hls", "-hls_time", "0.5",
             "-hls_playlist_type", "vod", str(playlist))  # fmt: skip
 
 
-def _dash_of(manifest: Path, rate: int, *source: str) -> None:
+def _make_dash(manifest: Path, rate: int, *source: str) -> None:
     """Make a manifest whose segments come at `rate`: they do not inherit its query."""
     _ffmpeg(*source, "-c", "copy", "-f", "dash", "-seg_duration", "0.5",
             "-adaptation_sets", "id=0,streams=v id=1,streams=a", str(manifest))  # fmt: skip

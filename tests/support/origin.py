@@ -410,7 +410,7 @@ class _Handler(BaseHTTPRequestHandler):
         hop, _, file = rest.partition("/")
         self._note()
         query = urlsplit(self.path).query
-        if self._silent_for(self._number("ttfb")):
+        if hop == "0" or self._silent_for(self._number("ttfb")):
             there = f"/file/{file}" if self._mended else f"/loop/{int(hop) + 1}/{file}?{query}"
             self._text("there", status=302, headers={"Location": there})
 

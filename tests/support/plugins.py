@@ -6,20 +6,20 @@ whether it is mended (`Origin.mend`); if so it behaves, else it does what its ki
 
 - `file`: nothing special, a direct link that carries the URL's faults;
 - `loop`: computes for ever, without a system call;
-- `nap`: sleeps for ten minutes;
+- `nap`: sleeps for ten minutes, and has an answer in its hands that it did not read;
 - `greedy`: asks a page that never answers, and catches `Exception` around it for ever;
 - `list`: a playlist, read page by page, of which the first page is slow to come;
 - `merge`: picture and sound as two formats.
 
 Inside `hanging_resolver(name)` the host name `<name>.hangs.test` is not resolved: whoever
-asks blocks in C, in a FIFO that nobody writes to, until it is mended.
+asks blocks in C, for a file that somebody else has locked, until it is mended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
-import os
 import socket
 import tempfile
 import time
@@ -55,20 +55,13 @@ def url(origin: Origin, kind: str, name: str, size: int = 0, **faults: object) -
 @contextlib.contextmanager
 def hanging_resolver(name: str) -> Iterator[Callable[[], None]]:
     """Let `<name>.hangs.test` be a name that cannot be resolved; yields what ends that."""
-    fifo, unasked = _resolver(name)
-    os.mkfifo(fifo)
-    unasked.touch()
-
-    def mend() -> None:
-        writer = os.open(fifo, os.O_RDWR)  # for both: it never blocks, and frees who waits
-        fifo.unlink()
-        os.close(writer)
-
-    try:
-        yield mend
-    finally:
-        unasked.unlink(missing_ok=True)
-        fifo.unlink(missing_ok=True)
+    locked, unasked = _resolver(name)
+    with locked.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        unasked.touch()
+        yield file.close
+    unasked.unlink(missing_ok=True)
+    locked.unlink()
 
 
 def resolver_asked(name: str) -> bool:
@@ -102,6 +95,7 @@ class TestSiteIE(InfoExtractor):  # type: ignore[misc]  # yt-dlp has no types
                 self.to_screen("computing")
                 compute()
             case "nap" if not well:
+                self.kept = self._request_webpage(f"{base}/file/{file}", name)
                 self.to_screen("sleeping")
                 time.sleep(TEN_MINUTES)
             case "greedy" if not well:
@@ -183,10 +177,10 @@ def _hanging(resolve: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(resolve)
     def look_up(host: Any, *more: Any, **options: Any) -> Any:  # noqa: ANN401
         if isinstance(host, str) and host.endswith(HANGING):
-            fifo, unasked = _resolver(host.removesuffix(HANGING))
-            unasked.unlink(missing_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # mended
-                fifo.open("rb").close()
+            locked, unasked = _resolver(host.removesuffix(HANGING))
+            with locked.open("rb") as file:
+                unasked.unlink(missing_ok=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
             host = _THIS_MACHINE
         return resolve(host, *more, **options)
 

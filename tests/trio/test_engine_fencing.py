@@ -356,19 +356,19 @@ def test_what_a_thread_makes_after_its_job_went_is_swept(work: Path) -> None:
 def test_a_kill_while_a_place_is_taken_away(tmp_path: Path) -> None:
     """At every instant: the next run continues from what there was, or from nothing."""
 
-    def life(number: int) -> None:
-        give_up(tmp_path / f".vidra-{number}" / "0")
-
-    for number in range(120):
-        place = prepare(tmp_path / f".vidra-{number}" / "0")
+    def make(number: int) -> Path:
+        work = tmp_path / f".vidra-{number}" / "0"
+        place = prepare(work)
         put(place, "tmp/a.mp4.part", WHOLE)
         Ledger(place).record(put(place, "tmp/a.f1.mp4", WHOLE))
+        return work
+
     seen = 0
-    for number, when in every_instant(life):
+    for work, when in every_instant(make, give_up):
         seen += 1
-        place = prepare(tmp_path / f".vidra-{number}" / "0")
+        place = prepare(work)
         heal(place)
-        assert {p.name for p in place.parent.iterdir()} == {"owner", place.name}, when
+        assert {p.name for p in work.parent.iterdir()} == {"owner", place.name}, when
         assert (place / "tmp" / "a.f1.mp4").read_bytes() == WHOLE, when
         assert (place / "tmp" / "a.mp4.part").stat().st_size == len(WHOLE) // 2, when
-    assert 20 < seen < 120
+    assert seen > 20

@@ -13,7 +13,7 @@ from tests.support.instants import every_instant
 from vidra_trio.core.job import JOB_ID
 from vidra_trio.engine import places, workdir
 from vidra_trio.engine.errors import ItemFailed
-from vidra_trio.engine.resume import LEDGER, Ledger
+from vidra_trio.engine.resume import Ledger
 
 ALIAS = "0.0123456789abcdef"
 
@@ -233,24 +233,23 @@ def test_what_a_kill_left_of_a_removal_goes_with_the_next_run(work: Path) -> Non
 def test_a_kill_while_a_place_is_made_loses_nothing(tmp_path: Path, apart: bool) -> None:
     """At every instant: the next run has the parts, and the folder is marked, or empty."""
 
-    def life(number: int) -> None:
-        prepare(tmp_path / f".vidra-{number}" / "0", tmp_path, apart=apart)
+    def make(number: int) -> Path:
+        work = tmp_path / f".vidra-{number}" / "0"
+        if number % 2 == 0:  # every other one has run before
+            was = prepare(work, tmp_path, apart=number % 4 == 0)
+            put(was, "tmp/a.part", "parts")
+        return work
 
-    for number in range(0, 120, 2):  # every other one has run before
-        was = prepare(tmp_path / f".vidra-{number}" / "0", tmp_path, apart=number % 4 == 0)
-        put(was, "tmp/a.part", "parts")
-        put(was, LEDGER, "")
     seen = 0
-    for number, when in every_instant(life):
-        seen += 1
-        folder = tmp_path / f".vidra-{number}"
+    for work, when in every_instant(make, lambda work: prepare(work, tmp_path, apart=apart)):
+        folder, seen = work.parent, seen + 1
         if folder.exists():
             assert below(folder) <= {"owner.new"} or (folder / "owner").exists(), when
-        place = prepare(folder / "0", tmp_path, apart=apart)
-        parts = {p.name for p in (place / "tmp").iterdir()}
-        assert parts == ({"a.part"} if number % 2 == 0 else set()), when
-        assert len(places.places(folder)) == 1, when
-    assert 12 < seen < 120
+        ran = seen % 2 == 1
+        place = prepare(work, tmp_path, apart=apart)
+        assert {p.name for p in (place / "tmp").iterdir()} == ({"a.part"} if ran else set()), when
+        assert places.places(folder) == [place], when
+    assert seen > 12
 
 
 def test_two_threads_may_remove_the_same(work: Path) -> None:

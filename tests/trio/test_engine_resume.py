@@ -86,14 +86,26 @@ def test_only_streams_known_to_be_whole_survive(work: Path) -> None:
     assert not (work / "out").exists()
 
 
+def test_links_are_nothing_to_continue_from(work: Path) -> None:
+    """Wherever they lead, or not: they go, their targets stay as they are."""
+    target = work / "target"
+    target.write_text("x" * 10)
+    (work / "tmp" / "a.mp4.part").symlink_to(target)
+    (work / "tmp" / "b.mp4").symlink_to(work / "nowhere")
+    heal(work)
+    assert left(work) == {}
+    assert target.read_text() == "x" * 10
+
+
 def test_a_torn_ledger_vouches_for_its_whole_lines(work: Path) -> None:
-    """A kill in the middle of a line costs that line."""
+    """A kill in the middle of a line costs that line, not the one after it."""
     whole = put(work, "a.mp4", 10)
     Ledger(work).record(whole)
     with (work / LEDGER).open("a") as file:
         file.write('["/half')
+    Ledger(work).record(put(work, "b.mp4", 10))
     heal(work)
-    assert left(work) == {"a.mp4": 10}
+    assert left(work) == {"a.mp4": 10, "b.mp4": 10}
 
 
 def test_parts_are_what_a_run_would_continue_from(work: Path) -> None:
@@ -112,6 +124,9 @@ class Downloader:
 
     def ytdl_filename(self, filename: str) -> str:
         return f"{filename}.ytdl"
+
+    def temp_name(self, filename: str) -> str:
+        return f"{filename}.part"
 
     def try_remove(self, path: str) -> None:
         Path(path).unlink()
@@ -173,3 +188,61 @@ def test_starting_over_removes_what_would_be_appended_to(work: Path) -> None:
     put(work, "a.mp4.part", 50)
     resume.write_state(Downloader(), context(work, 0))
     assert "a.mp4.part" not in left(work)
+
+
+def test_a_title_may_look_like_a_fragment(work: Path) -> None:
+    """Its part is one that can be continued."""
+    for name in ("Top-Fragrances.mp4.part", "x.part-Frag3.mp4.part"):
+        put(work, name, 4)
+        assert not resume.is_fragment(name)
+    heal(work)
+    assert set(left(work).values()) == {2}
+    assert len(parts_of(work)) == 2
+
+
+@pytest.mark.parametrize(
+    ("live", "has_state", "kept"),
+    [(False, True, True), (None, True, True), ("is_from_start", True, True),
+     (False, False, False), (True, False, False), (True, True, False)],
+)  # fmt: skip
+def test_fragments_continue_a_part_only_with_its_state(
+    work: Path, live: object, has_state: bool, kept: bool
+) -> None:
+    """Without one it is a direct download's, or of a live stream that begins again."""
+    put(work, "a.mp4.part", 50)
+    if has_state:
+        put_state(work, "a.mp4.ytdl", 50)
+    ctx = {"filename": str(work / "tmp" / "a.mp4"), "live": live}
+    assert resume.make_way_for_fragments(Downloader(), ctx) is not kept
+    assert ("a.mp4.part" in left(work)) is kept
+
+
+def test_a_direct_download_does_not_continue_fragments(work: Path) -> None:
+    """Their part goes with their state; a direct one is left alone."""
+    for name in ("a.mp4.part", "b.mp4.part"):
+        put(work, name, 50)
+    put_state(work, "a.mp4.ytdl", 50)
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        resume.make_way_for_direct(work / "tmp" / name)
+    assert left(work) == {"b.mp4.part": 50}
+
+
+@pytest.mark.parametrize(
+    ("known", "now", "other"), [(9, 9, False), (9, 8, True), (9, None, True), (None, 9, False)]
+)
+def test_a_playlist_is_known_by_its_length(
+    work: Path, known: int | None, now: int | None, other: bool
+) -> None:
+    """A state that does not say how long it was (of an older version) is believed."""
+    ctx = {**context(work, 4), "total_frags": known}
+    fd = Downloader()
+    resume.write_state(fd, {**ctx, "dest_stream": None})
+    assert resume.of_another_length(fd, {**ctx, "total_frags": now}) is other
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"downloader": 5}'])
+def test_a_state_that_cannot_be_read_is_left_to_yt_dlp(work: Path, text: str | None) -> None:
+    """It starts over by itself then."""
+    if text is not None:
+        (work / "tmp" / "a.mp4.ytdl").write_text(text)
+    assert resume.of_another_length(Downloader(), context(work, 4)) is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ import pytest
 from vidra_trio.core.report import Stopped
 from vidra_trio.engine import worker as module
 from vidra_trio.engine import ytdlp
-from vidra_trio.engine.pipe import Ended, Hello, Produced, Start, dump_line, parse_message
-from vidra_trio.engine.worker import DOUBTFUL, ORPHANED, Worker, leave, main, take_pipes
+from vidra_trio.engine.pipe import Ended, Hello, Produced, Start, Stop, dump_line, parse_message
+from vidra_trio.engine.worker import DOUBTFUL, ORPHANED, Worker, leave, main, resident, take_pipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,39 @@ def test_a_worker_greets_then_serves_until_it_is_in_doubt(
     assert hello == Hello(os.getpid(), ytdlp.version())
     assert told == [Ended(Produced("a.mp4")), Ended(Stopped(), reusable=False)]
     assert left.wait(10), "the end of the control pipe is the end of the worker"
+
+
+def test_a_worker_that_grew_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a library leaks is not kept for fifty runs."""
+    sizes = iter([50 << 20, 100 << 20, 400 << 20])
+    monkeypatch.setattr(module, "resident", lambda: next(sizes))
+    monkeypatch.setattr(ytdlp, "run_item", lambda *_: Ended(Produced("a.mp4")))
+    messages = io.BytesIO()
+    worker = Worker(io.BytesIO(), messages)
+    assert worker.serve_one(ORDERS[0])
+    assert not worker.serve_one(ORDERS[1])
+    assert b'"reusable":false' in messages.getvalue()
+
+
+def test_the_size_of_this_process_is_known() -> None:
+    """Where the kernel tells it."""
+    assert sys.platform != "linux" or resident() > 10 << 20
+
+
+def test_a_stop_that_overtakes_its_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came while the order was on its way from one thread to the other."""
+
+    def run_item(_: Start, __: Emit, control: Control) -> Ended:
+        return Ended(Stopped() if control.asked else Produced("a.mp4"))
+
+    monkeypatch.setattr(ytdlp, "run_item", run_item)
+    messages = io.BytesIO()
+    worker = Worker(io.BytesIO(), messages)
+    worker.accept(dump_line(Stop(1)))
+    worker.serve_one(ORDERS[0])
+    worker.serve_one(ORDERS[1])
+    ends = [parse_message(line) for line in messages.getvalue().splitlines()]
+    assert ends == [Ended(Produced("a.mp4")), Ended(Stopped())]
 
 
 def test_a_message_of_several_threads_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,16 +7,20 @@ a download.
 from __future__ import annotations
 
 import inspect
+import io
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yt_dlp
+from yt_dlp.downloader import get_suitable_downloader
 from yt_dlp.downloader.common import FileDownloader
 from yt_dlp.downloader.fragment import FragmentFD
 from yt_dlp.downloader.http import HttpFD
 from yt_dlp.extractor import gen_extractor_classes
-from yt_dlp.networking import Request
+from yt_dlp.networking import Request, Response
+from yt_dlp.networking.exceptions import HTTPError
 from yt_dlp.postprocessor import get_postprocessor
 from yt_dlp.postprocessor.embedthumbnail import EmbedThumbnailPP
 from yt_dlp.postprocessor.ffmpeg import FFmpegMetadataPP, FFmpegPostProcessor
@@ -46,6 +50,13 @@ YDL = yt_dlp.YoutubeDL
         (YDL.urlopen, ["self", "req"]),
         (YDL.process_ie_result, ["self", "ie_result", "download", "extra_info"]),
         (YDL.add_default_info_extractors, ["self"]),
+        (YDL.trouble, ["self", "message", "tb", "is_error"]),
+        (
+            FileDownloader.report_retry,
+            ["self", "err", "count", "retries", "frag_index", "fatal"],
+        ),
+        (FragmentFD._prepare_frag_download, ["self", "ctx"]),
+        (FragmentFD._read_ytdl_file, ["self", "ctx"]),
         (FragmentFD._write_ytdl_file, ["self", "ctx"]),
         (FragmentFD._append_fragment, ["self", "ctx", "frag_content"]),
         (PlaylistEntries.__init__, ["self", "ydl", "info_dict"]),
@@ -80,6 +91,74 @@ def test_a_request_shares_the_headers_it_is_made_with() -> None:
     assert Request("http://x", None, headers).headers is headers
 
 
+def test_a_direct_download_asks_as_its_watcher_expects() -> None:
+    """How it continues, what it believes, and that an exception closes its file first."""
+    source = inspect.getsource(HttpFD.real_download)
+    for fact in (
+        "ctx.open_mode = 'wb'\n        ctx.resume_len = 0",  # where starting over begins
+        "ctx.data = self.ydl.urlopen(request)",
+        "request.headers['Range'] = f'bytes={int(range_start)}-",
+        "headers = HTTPHeaderDict({'Accept-Encoding': 'identity'}, info_dict.get('http_headers'))",
+        "self.params.get('http_chunk_size')",
+        "info_dict.get('downloader_options', {}).get('http_chunk_size')",
+        "except:  # noqa: E722\n                close_stream()\n                raise",
+    ):
+        assert fact in source, fact
+    with YDL({"quiet": True, "cachedir": False}) as ydl:
+        assert HttpFD(ydl, {}).temp_name("/x/video.mp4") == "/x/video.mp4.part"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "direct"), [("http", True), ("https", True), ("m3u8_native", False)]
+)
+def test_only_a_direct_download_is_watched(tmp_path: Path, protocol: str, direct: bool) -> None:
+    """A fragment's Range is the format's own business."""
+    info = {"url": "https://x/y", "protocol": protocol, "ext": "mp4"}
+    with item_ydl(tmp_path, "x") as ydl:
+        assert (get_suitable_downloader(info, ydl.params) is HttpFD) is direct
+        assert (ydl._transfer_of(str(tmp_path / "tmp" / "y"), info) is not None) is direct
+
+
+def test_a_state_that_is_corrupt_starts_over() -> None:
+    """What we say of a playlist of another length; and that yt-dlp counts its fragments so."""
+    source = inspect.getsource(FragmentFD._prepare_frag_download)
+    reading = source.index("self._read_ytdl_file(ctx)")
+    corrupt = source.index("is_corrupt = ctx.get('ytdl_corrupt') is True", reading)
+    assert "ctx['fragment_index'] = resume_len = 0" in source[corrupt:]
+    assert "ctx['total_frags']" in source
+
+
+def test_a_skipped_fragment_is_told_in_these_words() -> None:
+    """The only sign that a file has a hole."""
+    said: list[str] = []
+    with YDL({"quiet": True, "cachedir": False}) as ydl, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ydl, "to_screen", lambda line, *_, **__: said.append(line))
+        fd = FragmentFD(ydl, ydl.params)
+        fd.report_skip_fragment(3, "fragment not found")
+        fd.report_skip_fragment(12)
+    assert all(ytdlp._HOLE.match(line) for line in said), said
+    assert len(said) == 2
+
+
+def test_errors_go_through_one_method() -> None:
+    """Everything that ends an item and is not raised is reported there."""
+    assert "self.trouble(" in inspect.getsource(YDL.report_error)
+    assert "raise DownloadError(" in inspect.getsource(YDL.trouble)
+    for limit in ytdlp._ENOUGH:
+        assert issubclass(limit, DownloadCancelled)
+    assert "wait_for_video" in inspect.getsource(YDL._wait_for_video)
+
+
+def test_an_answer_has_what_is_read_of_it() -> None:
+    """Also one that is an error."""
+    answer = Response(io.BytesIO(b"x"), "http://x", {"ETag": "1"}, status=416)
+    assert (answer.status, answer.headers.get("etag")) == (416, "1")
+    error = HTTPError(answer)
+    assert (error.status, error.response) == (416, answer)
+    error.close()
+    assert answer.closed
+
+
 def test_the_attributes_that_we_touch_exist() -> None:
     """On objects made the way we make them."""
     with YDL({"quiet": True, "cachedir": False}) as ydl:
@@ -112,7 +191,7 @@ def test_essential_post_processors_are_named_so() -> None:
         (0.0, 1024, 2048),  # what had piled up says nothing about the line
         (0.05, 4096, 4096),
         (1.0, 4096, 1024),
-        (0.001, 1 << 17, 1 << 17),
+        (0.001, 1 << 19, 1 << 19),
         (10.0, 1, 1024),
     ],
 )
@@ -123,10 +202,23 @@ def test_blocks_follow_the_line(elapsed: float, size: int, expected: int) -> Non
 
 def item_ydl(tmp_path: Path, template: str, **params: object) -> ItemYDL:
     """Return a driver whose item is only as much as naming needs."""
-    item = SimpleNamespace(out=tmp_path / "out", tmp=tmp_path / "tmp", order=None)
+    order = SimpleNamespace(work=str(tmp_path))
+    item = SimpleNamespace(out=tmp_path / "out", tmp=tmp_path / "tmp", order=order)
     silent = SimpleNamespace(debug=print, info=print, warning=print, error=print)
     names = {"outtmpl": {"default": template}, "paths": {"home": "/x"}, "logger": silent}
     return ItemYDL({**names, "cachedir": False, **params}, item)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_words_are_made_of_progress(tmp_path: Path, *, ours: bool) -> None:
+    """Of our runs' hooks yt-dlp makes no text that nobody reads; of others' it does."""
+    status = {"status": "downloading", "downloaded_bytes": 1, "total_bytes": 2}
+    with ytdlp.installed(own_groups=True), ExitStack() as stack:
+        silent = {"quiet": True, "noprogress": True, "cachedir": False}
+        ydl = stack.enter_context(item_ydl(tmp_path, "x", **silent) if ours else YDL(silent))
+        HttpFD(ydl, ydl.params)._hook_progress(status, {})
+    assert status["downloaded_bytes"] == 1
+    assert ("_percent_str" in status) is not ours
 
 
 @pytest.mark.parametrize(

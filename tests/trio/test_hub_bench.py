@@ -26,7 +26,7 @@ def test_what_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A table for people, then one line of JSON with every round."""
-    monkeypatch.setattr(bench, "SCENARIOS", {"hub": lambda: hub.measure([TINY], rounds=1)})
+    monkeypatch.setattr(bench, "SCENARIOS", {"hub": lambda _: hub.measure([TINY], rounds=1)})
     bench.main(["hub"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "## hub"

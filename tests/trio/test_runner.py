@@ -472,3 +472,74 @@ async def test_each_run_says_why_it_failed() -> None:
         await house.supervisor.wait_settled(job.job_id)
         log = house.supervisor.logs(job.job_id)
     assert [entry.message for entry in log if entry.level is Level.ERROR] == ["no", "no"]
+
+
+async def test_a_defect_that_meets_a_shutdown_ends_no_server() -> None:
+    """Raised in one group with the cancellation, it fails its job and goes no further."""
+
+    class BreaksInTheNursery(ScriptedEngine):
+        @asynccontextmanager
+        async def open(self, spec: RunSpec) -> AsyncIterator[ScriptedRun]:
+            async with trio.open_nursery() as nursery, super().open(spec) as run:
+                nursery.start_soon(self._break)
+                yield run
+
+        async def _break(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise RuntimeError("broken")
+
+    store = FakeStore()
+    async with open_house(BreaksInTheNursery(lambda _: (VIDEO, trio.Event())), store) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+    assert store.saved[job.job_id].error_code == "internal_error"
+    assert house.recorder.updates()[-1] == "failed/failed"
+
+
+@pytest.mark.parametrize(
+    "end", [Failed("timeout", "cut off", retryable=True), Failed("x", "no"), Stopped()]
+)
+async def test_a_cancel_makes_no_error_of_what_it_brings_about(end: Failed | Stopped) -> None:
+    """A run that breaks because it was cancelled ends a cancelled job, without an error line."""
+    asked = trio.Event()
+
+    class BreaksOnCancel(ScriptedEngine):
+        @asynccontextmanager
+        async def open(self, spec: RunSpec) -> AsyncIterator[ScriptedRun]:
+            async with super().open(spec) as run:
+                yield run
+                with trio.CancelScope(shield=True):
+                    await asked.wait()
+
+    async with open_house(BreaksOnCancel(lambda _: (VIDEO, end)), retries=1) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        await house.supervisor.apply(job.job_id, Command.CANCEL)
+        asked.set()
+        assert (await house.supervisor.wait_settled(job.job_id)).state is S.CANCELLED
+        log = house.supervisor.logs(job.job_id)
+    assert not [entry for entry in log if entry.level is Level.ERROR]
+
+
+async def test_a_cancelled_job_opens_no_other_run() -> None:
+    """A cancel that hits a run in its shielded end keeps the next URL from being asked for."""
+    ending, go = trio.Event(), trio.Event()
+
+    class SlowEnd(ScriptedEngine):
+        @asynccontextmanager
+        async def open(self, spec: RunSpec) -> AsyncIterator[ScriptedRun]:
+            async with super().open(spec) as run:
+                yield run
+            ending.set()
+            with trio.CancelScope(shield=True):
+                await go.wait()
+
+    async with open_house(SlowEnd()) as house:
+        job = await house.supervisor.create(TWO)
+        await ending.wait()
+        await house.supervisor.apply(job.job_id, Command.CANCEL)
+        go.set()
+        assert (await house.supervisor.wait_settled(job.job_id)).state is S.CANCELLED
+    assert len(house.engine.runs) == 1

@@ -13,12 +13,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.support.fakes import SPEC, FakeStore, open_house
 from vidra_trio.core.events import JobChanged, ProgressChanged
 from vidra_trio.core.job import JobSpec
-from vidra_trio.core.report import Failed, Identified, Line, Tick, Waiting
+from vidra_trio.core.report import Failed, Identified, Line, Stage, Tick, Waiting
 from vidra_trio.core.states import Command, JobKind, JobState, Level
 from vidra_trio.engine.scripted import ScriptedEngine, download
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from tests.support.fakes import Recorder
     from vidra_trio.engine.base import RunSpec
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 S = JobState
 VIDEO = Identified(JobKind.VIDEO, {"title": "T"})
+DONE = download()[-1]
+GONE = Failed("http_404", "gone")
 BROKEN = Failed("network_error", "the line went dead", retryable=True)
 
 
@@ -212,7 +214,7 @@ async def test_a_pause_that_a_broken_try_comes_before_is_a_pause(
 async def test_a_pause_that_a_failure_for_good_comes_before_is_failed() -> None:
     """There is nothing to resume: the job says so now, not at the next resume."""
     gate = trio.Event()
-    async with open_house(Deaf(lambda _: [VIDEO, gate, Failed("http_404", "gone")])) as house:
+    async with open_house(Deaf(lambda _: [VIDEO, gate, GONE])) as house:
         job = await house.supervisor.create(SPEC)
         await wait_all_tasks_blocked()
         await house.supervisor.apply(job.job_id, Command.PAUSE)
@@ -222,9 +224,27 @@ async def test_a_pause_that_a_failure_for_good_comes_before_is_failed() -> None:
     assert house.recorder.updates()[-2:] == ["pausing/pausing", "failed/failed"]
 
 
+async def test_a_pause_before_the_next_url_is_a_pause() -> None:
+    """What failed for good is in the log; what was not tried yet is, after a resume."""
+    gate = trio.Event()
+    ahead: Iterator[list[object]] = iter([[VIDEO, gate, GONE], [DONE], [DONE]])
+    async with open_house(Deaf(lambda _: next(ahead))) as house:
+        job = await house.supervisor.create(JobSpec(("http://h/a", "http://h/b")))
+        await wait_all_tasks_blocked()
+        await house.supervisor.apply(job.job_id, Command.PAUSE)
+        gate.set()
+        assert (await house.supervisor.wait_settled(job.job_id)).state is S.PAUSED
+        assert len(house.engine.runs) == 1
+        await house.supervisor.apply(job.job_id, Command.RESUME)
+        assert (await house.supervisor.wait_settled(job.job_id)).state is S.COMPLETED
+    assert [run.spec.url[-1] for run in house.engine.runs] == ["a", "a", "b"]
+
+
 async def test_a_run_that_waits_on_purpose_changes_nothing() -> None:
     """Its silence is the engine's business, not the clients'."""
-    async with open_house(trying([VIDEO, Waiting(30.0), *download()[1:]])) as house:
+    async with open_house(
+        trying([VIDEO, Waiting(30.0), Stage("download"), *download()[1:]])
+    ) as house:
         job = await house.supervisor.create(SPEC)
         assert (await house.supervisor.wait_settled(job.job_id)).state is S.COMPLETED
     assert house.recorder.updates()[-2:] == ["running/updated", "completed/completed"]

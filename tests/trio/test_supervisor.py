@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support.fakes import EPOCH, SPEC, FakeStore, House, Stored, open_house
+from tests.support.fakes import EPOCH, RULES, SPEC, FakeStore, House, Stored, open_house
 from vidra_trio import supervisor as supervisor_module
 from vidra_trio.core import lifecycle
 from vidra_trio.core.errors import (
@@ -28,7 +29,8 @@ from vidra_trio.engine.scripted import ScriptedEngine, download
 from vidra_trio.supervisor import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterable, Sequence
+    from pathlib import Path
 
 S, C = JobState, Command
 VIDEO = Identified(JobKind.VIDEO, {"title": "T"})
@@ -429,3 +431,174 @@ async def test_commands_on_many_jobs_do_not_wait_for_each_other(
             for n in range(10):
                 nursery.start_soon(partial(house.supervisor.apply, f"j{n}", C.CANCEL))
         assert trio.current_time() - began == pytest.approx(1)
+
+
+async def test_a_cancel_during_the_shutdown_s_last_write_wins(autojump_clock: MockClock) -> None:
+    """A job that goes back to the queue because the server stops can still be cancelled."""
+    store = FakeStore()
+    async with trio.open_nursery() as nursery, open_house(endless(), store) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        store.delay = 2
+
+        async def cancel_late() -> None:
+            await trio.sleep(1)
+            assert house.supervisor.get(job.job_id).state is S.QUEUED
+            answer = await house.supervisor.apply(job.job_id, C.CANCEL)
+            assert answer.state is S.CANCELLING
+
+        nursery.start_soon(cancel_late)
+    assert house.recorder.updates()[-2:] == ["cancelling/cancelling", "cancelled/cancelled"]
+    assert store.saved[job.job_id].state is S.CANCELLED
+    assert len(house.engine.discarded) == 1
+
+
+async def test_a_shutdown_takes_nothing_from_a_cancel(autojump_clock: MockClock) -> None:
+    """A job that is cancelled with nothing found goes, even if the server stops meanwhile."""
+    store = FakeStore()
+    async with open_house(ScriptedEngine(lambda _: [trio.Event()], lets_go_after=1), store) as h:
+        job = await h.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        await h.supervisor.apply(job.job_id, C.CANCEL)
+    assert h.recorder.updates()[-2:] == ["cancelled/cancelled", "deleted"]
+    assert store.saved == {}
+
+
+@pytest.mark.parametrize("state", [S.PAUSED, S.FAILED], ids=str)
+async def test_a_cancel_on_a_disk_that_hangs_is_told_and_stored(
+    state: JobState, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Parts that cannot be removed in time do not leave a cancel half done."""
+
+    class Stuck(ScriptedEngine):
+        async def discard(self, work: Path) -> None:
+            await trio.sleep(1000)
+
+    store = FakeStore([stored(state)])
+    async with open_house(Stuck(), store) as house:
+        assert (await house.supervisor.apply("old", C.CANCEL)).state is S.CANCELLED
+        assert store.saved["old"].state is S.CANCELLED
+        assert (await house.supervisor.apply("old", C.DELETE)).removed
+    assert house.recorder.updates()[-2:] == ["cancelled/cancelled", "deleted"]
+    assert "is not gone yet" in caplog.text
+
+
+async def test_a_broken_disk_does_not_stop_a_delete(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever removing the parts raises: the job goes, and the server's log says what stays."""
+
+    class Broken(ScriptedEngine):
+        async def discard(self, work: Path) -> None:
+            raise RuntimeError("a defect")
+
+    async with open_house(Broken(), FakeStore([stored(S.FAILED)])) as house:
+        assert (await house.supervisor.apply("old", C.DELETE)).removed
+    assert "a defect" in caplog.text
+
+
+# -- what earlier lives left
+
+
+class SlowSweep(ScriptedEngine):
+    """An engine whose janitor waits for `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = trio.Event()
+
+    async def sweep(self, folders: Iterable[Path], keep: Container[str]) -> tuple[str, ...]:
+        """Remember what was asked, then wait."""
+        await super().sweep(folders, keep)
+        await self.go.wait()
+        return ("gone",)
+
+
+async def test_what_nobody_will_continue_from_is_swept_once() -> None:
+    """In every folder that a job went to or may go to; parts of resumable jobs are kept."""
+    rules = replace(RULES, roots=("/media", "/only/here"))
+    elsewhere = JobSpec(("http://h/a",), {"paths": {"home": "/etc"}})
+    jobs = [
+        Stored(Snapshot("paused", SPEC, S.PAUSED, EPOCH, destination="/media/films")),
+        Stored(Snapshot("failed", SPEC, S.FAILED, EPOCH, destination="/gone")),
+        Stored(Snapshot("crashed", SPEC, S.RUNNING, EPOCH)),
+        Stored(Snapshot("pausing", SPEC, S.PAUSING, EPOCH)),
+        Stored(Snapshot("nowhere", elsewhere, S.FAILED, EPOCH)),
+        Stored(Snapshot("cancelled", SPEC, S.CANCELLED, EPOCH)),
+        Stored(Snapshot("cancelling", SPEC, S.CANCELLING, EPOCH)),
+        Stored(Snapshot("completed", SPEC, S.COMPLETED, EPOCH)),
+    ]
+    async with open_house(store=FakeStore(jobs), rules=rules) as house:
+        await wait_all_tasks_blocked()
+        ((folders, keep),) = house.engine.swept
+        assert sorted(map(str, folders)) == [
+            "/downloads", "/gone", "/media", "/media/films", "/only/here",
+        ]  # fmt: skip
+        kept = {one.snapshot.job_id for one in jobs if one.snapshot.job_id in keep}
+        assert kept == {"paused", "failed", "crashed", "pausing", "nowhere"}
+        assert "unknown" not in keep
+
+
+async def test_a_job_that_comes_while_it_is_swept_is_safe() -> None:
+    """What is kept is asked when it matters, not when the sweep began; nothing waits for it."""
+    engine = SlowSweep()
+    async with open_house(engine, FakeStore([stored(S.PAUSED)])) as house:
+        await wait_all_tasks_blocked()
+        ((_, keep),) = engine.swept
+        job = await house.supervisor.create(SPEC)
+        assert job.job_id in keep
+        assert (await house.supervisor.wait_settled(job.job_id)).state is S.COMPLETED
+        await house.supervisor.apply("old", C.RESUME)
+        assert (await house.supervisor.wait_settled("old")).state is S.COMPLETED
+        assert "old" in keep
+
+
+async def test_a_job_that_may_be_swept_starts_again_afterwards() -> None:
+    """A retry and the sweep never meet in one directory; meanwhile the job can be cancelled."""
+    engine = SlowSweep()
+    known = Snapshot("old", SPEC, S.CANCELLED, EPOCH, preview={"title": "T"})
+    async with open_house(engine, FakeStore([Stored(known)])) as house:
+        await house.supervisor.apply("old", C.RETRY)
+        await wait_all_tasks_blocked()
+        assert (house.supervisor.get("old").state, engine.runs) == (S.QUEUED, [])
+        await house.supervisor.apply("old", C.CANCEL)
+        assert (await house.supervisor.wait_settled("old")).state is S.CANCELLED
+        await house.supervisor.apply("old", C.RETRY)
+        engine.go.set()
+        assert (await house.supervisor.wait_settled("old")).state is S.COMPLETED
+
+
+async def test_a_sweep_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Leftovers are no reason to end a server, nor to keep a job from starting."""
+
+    class Broken(ScriptedEngine):
+        async def sweep(self, folders: Iterable[Path], keep: Container[str]) -> tuple[str, ...]:
+            raise PermissionError("not yours")
+
+    async with open_house(Broken(), FakeStore([stored(S.CANCELLED)])) as house:
+        await house.supervisor.apply("old", C.RETRY)
+        assert (await house.supervisor.wait_settled("old")).state is S.COMPLETED
+    assert "not yours" in caplog.text
+
+
+async def test_a_shutdown_does_not_wait_for_the_sweep() -> None:
+    """What is left is for the next start."""
+    engine = SlowSweep()
+    with trio.fail_after(5):
+        async with open_house(engine):
+            await wait_all_tasks_blocked()
+
+
+async def test_a_retry_waits_for_the_old_parts_to_go(autojump_clock: MockClock) -> None:
+    """However long a disk takes: a run never starts in a directory that is being removed."""
+
+    class Slow(ScriptedEngine):
+        async def discard(self, work: Path) -> None:
+            await trio.sleep(100)
+            await super().discard(work)
+
+    engine = Slow()
+    async with open_house(engine, FakeStore([stored(S.FAILED)])) as house:
+        await house.supervisor.apply("old", C.RETRY)
+        await trio.sleep(99)
+        assert (house.supervisor.get("old").state, engine.runs) == (S.QUEUED, [])
+        await trio.sleep(2)
+        assert len(engine.runs) == 1

@@ -92,7 +92,9 @@ class Control:
         """Remember a socket that is about to block; after a stop it does not get that far."""
         with self._lock:
             self._sockets.add(sock)
-        self.check()
+        if self._asked.is_set():
+            sock.close()  # it is this thread's alone, and nobody expects to have to
+            raise Interrupted
 
     def track_child(self, child: subprocess.Popen[Any]) -> None:
         """Remember a child process; after a stop it is killed at once."""

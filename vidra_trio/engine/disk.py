@@ -107,7 +107,10 @@ class Disk:
 
     async def fence(self, work: Path) -> None:
         """Take `work` from a thread that was given up; what can be continued stays in `work`."""
-        await trio.to_thread.run_sync(_fence, work, limiter=self._threads, abandon_on_cancel=True)
+        # Never behind others, who may be copying for minutes: a place that was not fenced in
+        # time would be the next run's, with the files that the thread has open.
+        alone = trio.CapacityLimiter(1)
+        await trio.to_thread.run_sync(_fence, work, limiter=alone, abandon_on_cancel=True)
 
     async def sweep(self, folders: Iterable[Path], keep: Container[str]) -> tuple[str, ...]:
         """Remove the work directories of dead jobs; see `janitor.sweep`."""

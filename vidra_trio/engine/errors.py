@@ -112,6 +112,7 @@ _ERRNO: Final = {
     errno.EPERM: "destination_unavailable",
     errno.EROFS: "destination_unavailable",
     errno.EIO: "disk_error",
+    errno.EFBIG: "disk_error",
     errno.ENODEV: "disk_error",
     errno.ENXIO: "disk_error",
     errno.ESTALE: "disk_error",

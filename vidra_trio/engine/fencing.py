@@ -105,12 +105,9 @@ def _kept(fenced: Path, ledger: resume.Ledger) -> list[Path]:
 def _is_kept(file: Path, fenced: Path, ledger: resume.Ledger) -> bool:
     if file.parent == fenced:
         return file.name not in (resume.LEDGER, PREPARED)
-    if not file.is_relative_to(resume.tmp_of(fenced)) or "-Frag" in file.name:
+    if not file.is_relative_to(resume.tmp_of(fenced)) or resume.is_fragment(file.name):
         return False
-    try:
-        return file.name.endswith((".part", ".ytdl")) or ledger.holds(file)
-    except OSError:
-        return False
+    return file.name.endswith((".part", ".ytdl")) or ledger.holds(file)
 
 
 def _make_folders(top: Path, folder: Path) -> None:

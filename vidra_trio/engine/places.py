@@ -68,9 +68,11 @@ def open_folder(folder: Path, owner: Path | None) -> None:
         OSError: it cannot be made (FileNotFoundError also when a janitor took it for
             one that a kill left; ask again), or is no folder.
     """
-    if folder.is_symlink():
-        raise NotADirectoryError(errno.ENOTDIR, "a link lies where a folder should", str(folder))
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not is_folder(folder):
+        folder.lstat()  # gone already?
+        raise NotADirectoryError(errno.ENOTDIR, "no folder, but a link or a file", str(folder))
     if owner is None:
         return
     name = os.fsencode(os.path.realpath(owner))

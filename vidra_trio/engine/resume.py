@@ -13,6 +13,9 @@ files broken, with 8 connections 16 of 16, DASH 3 of 8; with this module none):
    appended.
 6. A thumbnail, a subtitle or a converter's output that a kill cut in half has
    its final name, and is taken for a finished file.
+7. A `.part` does not say what it is a part of: what fragments left is continued by
+   a direct download of the same name, and the other way round; and a live stream's
+   is appended to without any state, from the stream's beginning.
 
 So: the state is replaced, not rewritten, and says how long the `.part` was; the
 index comes from the fragment's own name; and `heal`, before every start, keeps
@@ -25,10 +28,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import threading
 from pathlib import Path
 from typing import Any, Final
+
+from vidra_trio.engine.removal import remove_tree
 
 LEDGER: Final = "streams"
 """In the work directory: one line per stream that came in whole."""
@@ -38,6 +42,7 @@ REWIND: Final = 1 << 16
 the Range satisfiable whatever was written (4), and covers a tail torn by a power cut."""
 
 _FRAGMENT = re.compile(r"-Frag(\d+)$")
+_FRAGMENT_FILE = re.compile(r"\.part-Frag\d+(?:\.part)?$")
 
 
 def out_of(work: Path) -> Path:
@@ -48,6 +53,11 @@ def out_of(work: Path) -> Path:
 def tmp_of(work: Path) -> Path:
     """Where streams are downloaded and processed."""
     return work / "tmp"
+
+
+def is_fragment(name: str) -> bool:
+    """Return whether a file of this name is a fragment: of no use to a later run."""
+    return _FRAGMENT_FILE.search(name) is not None
 
 
 class Ledger:
@@ -64,12 +74,17 @@ class Ledger:
             mark = _mark(file)
         except OSError:
             return
+        line = json.dumps([self._name(file), *mark])
         with self._lock, self._path.open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps([self._name(file), *mark]) + "\n")
+            ledger.write(f"\n{line}\n")  # the line before may be torn: not this one with it
 
     def holds(self, file: Path) -> bool:
         """Return whether `file` is what was recorded, untouched."""
-        return list(_mark(file)) in self._marks().get(self._name(file), [])
+        try:
+            mark = _mark(file)
+        except OSError:
+            return False
+        return list(mark) in self._marks().get(self._name(file), [])
 
     def _name(self, file: Path) -> str:
         inside = file.is_relative_to(self._work)
@@ -84,7 +99,7 @@ class Ledger:
         for line in lines:
             try:
                 name, *mark = json.loads(line)
-            except ValueError:  # torn by a kill
+            except ValueError:  # torn by a kill, or empty
                 continue
             marks.setdefault(str(name), []).append(mark)
         return marks
@@ -92,18 +107,18 @@ class Ledger:
 
 def heal(work: Path) -> None:
     """Make what an earlier run left fit to be continued; nothing to do the first time."""
-    shutil.rmtree(out_of(work), ignore_errors=True)
+    remove_tree(out_of(work))
     ledger = Ledger(work)
     for folder, _, names in os.walk(tmp_of(work)):
         for file in (Path(folder, name) for name in names):
-            if file.name.endswith(".part"):
+            if file.name.endswith(".part") and not file.is_symlink():
                 _heal_part(file)
             elif not file.name.endswith(".ytdl") and not ledger.holds(file):
                 file.unlink()
 
 
 def _heal_part(part: Path) -> None:
-    if "-Frag" in part.name:
+    if is_fragment(part.name):
         part.unlink()
         return
     state = part.with_name(part.name.removesuffix(".part") + ".ytdl")
@@ -132,8 +147,24 @@ def _mark(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-# The two below stand in for methods of yt-dlp's FragmentFD; ytdlp.py installs
-# them. `fd` is the downloader, `ctx` its open dictionary.
+def make_way_for_direct(file: Path) -> None:
+    """Remove what fragments of the same name left: a direct download would continue it (7)."""
+    state = file.with_name(f"{file.name}.ytdl")
+    if state.exists():
+        file.with_name(f"{file.name}.part").unlink(missing_ok=True)
+        state.unlink()
+
+
+# What is below stands in for methods of yt-dlp's FragmentFD, or goes before them;
+# ytdlp.py installs it. `fd` is the downloader, `ctx` its open dictionary.
+
+
+def make_way_for_fragments(fd: Any, ctx: dict[str, Any]) -> bool:  # noqa: ANN401
+    """Remove a `.part` that no state belongs to (7); return whether they begin with nothing."""
+    if ctx.get("live") is not True and Path(fd.ytdl_filename(ctx["filename"])).exists():
+        return False
+    Path(fd.temp_name(ctx["filename"])).unlink(missing_ok=True)
+    return True
 
 
 def write_state(fd: Any, ctx: dict[str, Any], index: int | None = None) -> None:  # noqa: ANN401

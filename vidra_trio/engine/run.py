@@ -234,8 +234,9 @@ class ItemRun:
     async def _stop(self) -> None:
         """Ask, then wait, then end it the hard way; `close` calls it off."""
         with self._grace:
-            await self._driver.stop()
-            await trio.sleep(self.stop_grace)
+            with trio.move_on_after(self.stop_grace):
+                await self._driver.stop()
+                await trio.sleep_forever()
             self._driver.kill()
 
 

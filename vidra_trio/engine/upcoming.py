@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+LONGEST: Final = 86_400.0
+"""Seconds before the site is asked again in any case: announcements are put forward, too."""
+
 SLICE: Final = 60.0
 """Seconds of one sleep: a clock that jumps (a laptop that slept) is noticed after that."""
 
@@ -34,11 +37,11 @@ def seconds_until(
         return 0.0
     least, most = limits[0] or 0.0, limits[1] or math.inf
     release = found.get("release_timestamp")
-    if isinstance(release, (int, float)):
+    if isinstance(release, (int, float)) and not math.isnan(release):
         wanted = release - (time.time() if now is None else now)
     else:
         wanted = draw(least, most) if most < math.inf else least
-    return min(max(wanted, least), most)
+    return min(max(wanted, least), most, LONGEST)
 
 
 def wait(

@@ -50,8 +50,9 @@ __all__ = [
     "rescue",
 ]
 
-_TRIES: Final = 3
-"""How often a folder is made again that a janitor took away before it had its owner."""
+_TRIES: Final = 20
+"""How often a folder is made again that a janitor took away before it had its owner. One
+that runs once does so once; this many are for a test in which it never rests."""
 
 
 def prepare(
@@ -98,14 +99,8 @@ def remove(work: Path) -> tuple[str, ...]:
 def parts_of(work: Path) -> tuple[str, ...]:
     """Return the files that later runs would continue from: of an item, or of all of a job's."""
     whole_job = job_id_of(work.name) is not None
-    found: list[str] = []
-    for place in (work, *places(work)) if whole_job else (current(work),):
-        ledger = resume.Ledger(place)
-        for file in files_below(resume.tmp_of(place)):
-            with contextlib.suppress(OSError):
-                if "-Frag" not in file.name and (file.suffix == ".part" or ledger.holds(file)):
-                    found.append(str(file))
-    return tuple(sorted(found))
+    found = map(_parts_in, (work, *places(work)) if whole_job else (current(work),))
+    return tuple(sorted(str(file) for parts in found for file in parts))
 
 
 def newest_change(work: Path) -> tuple[int, int]:
@@ -117,6 +112,12 @@ def newest_change(work: Path) -> tuple[int, int]:
                 status = os.lstat(os.path.join(folder, name))  # noqa: PTH118  # many files, often
                 newest, total = max(newest, status.st_mtime_ns), total + status.st_size
     return newest, total
+
+
+def _parts_in(place: Path) -> list[Path]:
+    ledger = resume.Ledger(place)
+    files = (f for f in files_below(resume.tmp_of(place)) if not resume.is_fragment(f.name))
+    return [file for file in files if file.suffix == ".part" or ledger.holds(file)]
 
 
 def _make(work: Path, owner: Path | None, *, apart: bool) -> Path:

@@ -17,18 +17,22 @@ import queue
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from vidra_trio.engine import ytdlp
 from vidra_trio.engine.control import Control
 from vidra_trio.engine.lifeline import hang_on
-from vidra_trio.engine.pipe import Hello, Start, Stop, dump_line, parse_order
+from vidra_trio.engine.pipe import Ended, Hello, Start, Stop, dump_line, parse_order
 
 if TYPE_CHECKING:
     from vidra_trio.engine.pipe import Message
 
 NICENESS: Final = 5
 """Downloads and encodes give way to the server that shows them."""
+
+MOST_GROWTH: Final = 256 << 20
+"""Bytes of memory that a worker may gain before it is replaced; it begins with some 60 MB."""
 
 ORPHANED: Final = 70
 DOUBTFUL: Final = 71
@@ -43,6 +47,8 @@ class Worker:
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[Start] = queue.SimpleQueue()
         self._current: tuple[int, Control] | None = None
+        self._stopped = 0  # the run that the newest stop was for
+        self._size = resident()
 
     def run(self) -> int:
         """Serve until a run leaves the process in doubt; return the exit code."""
@@ -58,8 +64,12 @@ class Worker:
         """Run one order; return whether this process may run another one."""
         control = Control()
         self._current = (order.run, control)
+        if self._stopped == order.run:  # it came before this line
+            control.stop()
         ended = ytdlp.run_item(order, self.send, control)
         self._current = None
+        if resident() - self._size > MOST_GROWTH:
+            ended = Ended(ended.end, reusable=False)
         self.send(ended)
         return ended.reusable
 
@@ -79,11 +89,20 @@ class Worker:
         """Take one order in; a stop for another run than the current one is late, and nothing."""
         order = parse_order(line)
         if isinstance(order, Stop):
+            self._stopped = order.run
             current = self._current
             if current is not None and current[0] == order.run:
                 current[1].stop()
         else:
             self._inbox.put(order)
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process occupies; 0 where that is not told."""
+    if sys.platform != "linux":
+        return 0
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:
