@@ -114,9 +114,9 @@ async def _run(settings: Settings, stop: Callable[[trio.Event], None] | None) ->
 async def _open(settings: Settings, engine: Engine | None) -> AsyncIterator[Server]:
     locations = Locations(settings.data, settings.cache)
     async with AsyncExitStack() as stack:
-        stack.enter_context(hold_data_dir(locations))
+        owner = stack.enter_context(hold_data_dir(locations))
         store = await stack.enter_async_context(open_store(locations))
-        chosen, choice = await stack.enter_async_context(_open_engine(settings, engine))
+        chosen, choice = await stack.enter_async_context(_open_engine(settings, owner, engine))
         diagnosis = Diagnosis(__version__, chosen, choice)
         hub = Hub(dump_event)
         tasks = await stack.enter_async_context(trio.open_nursery())
@@ -143,7 +143,7 @@ async def _open(settings: Settings, engine: Engine | None) -> AsyncIterator[Serv
 
 @asynccontextmanager
 async def _open_engine(
-    settings: Settings, given: Engine | None
+    settings: Settings, owner: str, given: Engine | None
 ) -> AsyncIterator[tuple[Engine, Choice]]:
     """Open what runs the downloads, unless the caller brought it."""
     if given is not None:
@@ -157,7 +157,7 @@ async def _open_engine(
         cache=settings.cache,
         size=settings.max_concurrent,
         limits=settings.stall_limits,
-        owner=settings.data,
+        owner=owner,
     ) as chosen:
         yield chosen, chosen
 

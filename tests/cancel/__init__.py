@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.cancel.house")
+pytest.register_assert_rewrite("tests.cancel.cell")

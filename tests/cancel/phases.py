@@ -50,7 +50,7 @@ FAST, SLOW, VERY_SLOW = 10_000_000, 200_000, 20_000
 STALL = 400_000
 """Bytes after which nothing more comes."""
 
-REACHED_WITHIN = 20
+REACHED_WITHIN = 40
 """Seconds for a job to come into its phase."""
 
 LONG = 600

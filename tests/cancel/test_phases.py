@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.cancel.house import Cell, House, RunView, open_house, play, run_of
+from tests.cancel.cell import Cell, play
+from tests.cancel.house import House, open_house, run_of
 from tests.cancel.phases import PHASES, Phase
+from tests.cancel.views import RunView
 from tests.support.engines import ENGINES, wait_until
 from vidra_trio.core.states import Command, JobState
 from vidra_trio.watch import RequestRefused

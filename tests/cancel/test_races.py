@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.cancel.house import Cell, House, open_house, play
+from tests.cancel.cell import Cell, play
+from tests.cancel.house import House, open_house
 from tests.cancel.phases import PHASES, Phase, file_of
 from tests.support.engines import ENGINES, wait_until
 from tests.support.origin import digest

@@ -244,6 +244,8 @@ class WitnessStore:
         if snapshot.job_id not in self._gone:
             self._wanted[snapshot.job_id] = snapshot
             await trio.sleep(self.delay)
+            # A disk's answer and a cancellation may cross: it is not heard any more here.
+            await trio.lowlevel.cancel_shielded_checkpoint()
             self._write(snapshot.job_id)
 
     def save_soon(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.support.engines import ENGINES, PATIENCE, open_bench, sent, wait_until
+from tests.support.engines import ENGINES, PATIENCE, Bench, open_bench, sent, wait_until
 from tests.support.origin import Origin, digest, open_origin
 from tests.support.process import descendants
 from vidra_trio.core.report import Failed, Finished, Identified, Line, Stage, Stopped, Tick
 from vidra_trio.engine.disk import Disk
+from vidra_trio.engine.holes import Holes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,3 +254,52 @@ async def test_a_link_out_of_the_destination_is_not_published_through(
         assert isinstance(end, Failed)
         assert end.code == "path_not_allowed"
         assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+async def test_the_clients_cookies_are_read_and_left_alone(
+    tmp_path: Path, origin: Origin, kind: str
+) -> None:
+    """Runs share the file, it may be read-only, and a stop may hit any line of a rewrite."""
+    cookies = tmp_path / "cookies.txt"
+    lines = [f"127.0.0.1\tFALSE\t/\tFALSE\t2000000000\tname{n}\tvalue" for n in range(500)]
+    cookies.write_text("\n".join(["# Netscape HTTP Cookie File", *lines, ""]))
+    cookies.chmod(0o444)
+    before = cookies.read_bytes(), cookies.stat().st_mtime_ns, cookies.stat().st_ino
+    async with open_bench(tmp_path, kind) as bench:
+        params = {"cookiefile": str(cookies)}
+        await bench.finish(bench.spec(origin.file("cookies.mp4", 1000), params=params))
+        slow = origin.file("cookies-slow.mp4", SIZE, rate=100_000)
+        async with bench.engine.open(bench.spec(slow, "slow", params=params)):
+            await sent(origin, "cookies-slow.mp4", 10_000)
+    assert before == (cookies.read_bytes(), cookies.stat().st_mtime_ns, cookies.stat().st_ino)
+
+
+async def test_holes_are_remembered_across_a_pause(
+    tmp_path: Path, origin: Origin, kind: str
+) -> None:
+    """A fragment that was skipped before the pause is told after it, too; a mended one is not."""
+    url = origin.hls(f"gap-{kind}", 8, 40_000, rate=40_000)
+    params = {"fragment_retries": 0}
+    async with open_bench(tmp_path, kind) as bench:
+        spec = bench.spec(url, params=params)
+        await stopped_at(bench, spec, 100_000)
+        for hole, told in ((1, True), (7, False)):
+            (place,) = spec.work.parent.glob("0*")
+            (state,) = (place / "tmp").glob("*.ytdl")
+            Holes(place).add(state.name.removesuffix(".ytdl"), hole)
+            end = await bench.run(spec)
+            assert isinstance(end, Finished), end
+            errors = [one.message for one in bench.reports if isinstance(one, Line)]
+            assert ("the file has holes: 1 fragments" in errors) is told
+            await bench.engine.discard(spec.work.parent)
+            if told:
+                await stopped_at(bench, spec, 100_000)
+
+
+async def stopped_at(bench: Bench, spec: RunSpec, size: int) -> None:
+    """Pause a run when so many bytes are there."""
+    async with bench.engine.open(spec) as run:
+        async for report in run:
+            if isinstance(report, Tick) and report.downloaded_bytes > size:
+                run.stop()
+    assert isinstance(report, Stopped)

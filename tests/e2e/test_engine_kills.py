@@ -146,7 +146,7 @@ async def open_victim(
 ) -> AsyncIterator[Victim]:
     downloads = root / "downloads"
     downloads.mkdir()
-    async with open_process_engine(cache=root / "cache", size=1, owner=root) as engine:
+    async with open_process_engine(cache=root / "cache", size=1, owner="me") as engine:
         spec = RunSpec(
             job_id="j",
             url=kind.url(origin),

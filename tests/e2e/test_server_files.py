@@ -123,7 +123,7 @@ def test_pause_and_crash_keep_the_parts_and_delete_removes_them(
         server.process.wait(10)
     left_by_a_crash = out / ".vidra-forgotten" / "0"
     left_by_a_crash.mkdir(parents=True)
-    (left_by_a_crash.parent / "owner").write_text(str(server.data))
+    (left_by_a_crash.parent / "owner").write_text((server.data / "id").read_text())
     (left_by_a_crash / "some.part").write_text("x")
     assert ours(out) == {kept, kept_too, kept_as_well, ".vidra-forgotten"}
     with running_server(tmp_path, max_concurrent=4, **settings) as server:

@@ -198,6 +198,11 @@ def processes_of(root: Path) -> list[int]:
     return found
 
 
+def encoders(server: ServerProcess) -> list[int]:
+    """Return what encodes for the server, slowly."""
+    return [pid for pid in server.children() if "-readrate" in command_of(pid)]
+
+
 def logs_of(server: ServerProcess, job_id: str) -> str:
     return server.ask("GET", f"/api/jobs/{job_id}/logs").text
 
@@ -232,24 +237,39 @@ def test_many_kills(fleet: Fleet) -> None:
     assert fleet.in_ffmpeg
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+MERGE: Final = {"merge_output_format": "mp4"}
+ENCODE: Final = {"extract_audio": True, "audio_format": "mp3"}
+
+
 @pytest.mark.parametrize(
-    "options", [{"merge_output_format": "mp4"}, {"extract_audio": True, "audio_format": "mp3"}],
-    ids=["merge", "re-encode"],
-)  # fmt: skip
+    ("engine", "work", "workers_first"),
+    [
+        ("process", MERGE, False),
+        ("process", ENCODE, False),
+        ("process", ENCODE, True),
+        ("thread", MERGE, False),
+        ("thread", ENCODE, False),
+    ],
+    ids=["merge", "re-encode", "re-encode-all-at-once", "merge-thread", "re-encode-thread"],
+)
 def test_ffmpeg_goes_with_its_server(
-    tmp_path: Path, origin: Origin, engine: str, options: dict[str, Any]
+    tmp_path: Path, origin: Origin, engine: str, work: dict[str, Any], workers_first: bool
 ) -> None:
-    """Killed while ffmpeg writes, neither of them is left, and the next run repeats its work."""
+    """Killed while ffmpeg writes, nothing of them is left, and the next run repeats its work.
+
+    Nor when no worker is left to notice anything: all Python processes killed at once.
+    """
     ffmpeg = slow_ffmpeg(tmp_path / "program")
-    options = {**options, "ffmpeg_location": str(ffmpeg.path)}
+    options = {**work, "ffmpeg_location": str(ffmpeg.path)}
     url = kinds()["dash"].url(origin)
     with running_server(tmp_path, engine=engine, allow_local=1) as server:
         job_id = server.create(url, "out", **options)
-        wait_until(lambda: ffmpeg.begun, 30, "ffmpeg's beginning")
-        time.sleep(0.2)
+        wait_until(lambda: encoders(server), 60, "ffmpeg's beginning")
         children = server.children()
-        assert any("readrate" in command_of(pid) for pid in children)
+        if workers_first:
+            server.process.send_signal(signal.SIGSTOP)
+            for pid in set(children) - set(encoders(server)):
+                os.kill(pid, signal.SIGKILL)
         server.process.kill()
         server.process.wait(10)
         wait_until(lambda: not alive(children), GONE_SECONDS, "the end of all of the server")

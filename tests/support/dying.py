@@ -128,9 +128,14 @@ class Death:
         os.killpg(0, signal.SIGKILL)
 
 
-def _told(frame: FrameType, call: Any) -> str:  # noqa: ANN401
-    file = Path(frame.f_code.co_filename)
-    return f"{call.__name__} in {file.parent.name}/{file.name}:{frame.f_code.co_name}"
+def _told(frame: FrameType | None, call: Any) -> str:  # noqa: ANN401
+    """Return what is done, and who of ours or of yt-dlp does it."""
+    while frame is not None:
+        file = Path(frame.f_code.co_filename)
+        if {"vidra_trio", "yt_dlp"} & set(file.parts):
+            return f"{call.__name__} in {file.parent.name}/{file.name}:{frame.f_code.co_name}"
+        frame = frame.f_back
+    return call.__name__  # type: ignore[no-any-return]
 
 
 def _is_operation(call: Any) -> bool:  # noqa: ANN401
@@ -194,7 +199,7 @@ def _run(attempt: Attempt, work: Path, downloads: Path, root: Path) -> tuple[str
     done = workdir.complete(work, downloads, (), overwrite=True, check=_go_on)
     if done is not None:
         return done.files
-    place = workdir.prepare(work, downloads, (), owner=root, apart=attempt.apart)
+    place = workdir.prepare(work, downloads, (), owner="me", apart=attempt.apart)
     order = Start(
         run=1,
         url=attempt.url,

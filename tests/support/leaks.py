@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -32,8 +33,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tests.support.process import alive
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from vidra_trio.engine.base import Engine
 
@@ -106,6 +109,19 @@ async def nothing_left(
         words = [f"  {count} x {word}" for word, count in sorted(left.items())]
         assert trio.current_time() < deadline, "\n".join([f"left after {seconds:g} s:", *words])
         await trio.sleep(0.01)
+
+
+def at_large(pids: Iterable[int]) -> list[int]:
+    """Return those of `pids` that may still do something: alive, and with no SIGKILL under way."""
+    return [pid for pid in alive(list(pids)) if not _is_doomed(pid)]
+
+
+def _is_doomed(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        pending = re.findall(r"^(?:Sig|Shd)Pnd:\t(\w+)", status, re.MULTILINE)
+        return any(int(mask, 16) & 1 << (signal.SIGKILL - 1) for mask in pending)
+    return True
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def prepare(work: Path) -> Path:
-    return workdir.prepare(work, work.parents[1], (), owner=work.parents[1], apart=True)
+    return workdir.prepare(work, work.parents[1], (), owner="me", apart=True)
 
 
 def put(place: Path, name: str, content: bytes = b"x") -> Path:
@@ -213,7 +213,7 @@ def test_a_full_disk_costs_the_parts_only(
     """What could not be copied is not there, not even half; the next run starts over."""
     put(prepare(work), "tmp/a.mp4.part", WHOLE)
 
-    def full(reader: object, writer: object) -> NoReturn:
+    def full(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(fencing, "_pour", full)
@@ -348,7 +348,7 @@ def test_what_a_thread_makes_after_its_job_went_is_swept(work: Path) -> None:
 
     haunted(True, work, check)
     root = work.parents[1]
-    assert janitor.sweep([root], (), root) == (str(work.parent),)
+    assert janitor.sweep([root], (), "me") == (str(work.parent),)
     assert list(root.iterdir()) == []
 
 

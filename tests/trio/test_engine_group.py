@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from vidra_trio.engine.pool import group_runs
+
+EXIT = {"x86_64": 60, "aarch64": 93}
+"""The number of the system call that ends one thread."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody looks")
 
@@ -36,3 +42,23 @@ def test_a_member_that_outlives_its_leader_runs() -> None:
         process.wait()
         assert group_runs(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(platform.machine() not in EXIT, reason="the number of a system call")
+def test_a_process_whose_first_thread_has_ended_runs() -> None:
+    """It is shown as a zombie, but its files are open, and may be written to."""
+    script = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "print(flush=True)\n"
+        f"ctypes.CDLL(None).syscall({EXIT[platform.machine()]}, 0)\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        status = Path(f"/proc/{process.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.001)
+        assert group_runs(process.pid)
+        process.kill()

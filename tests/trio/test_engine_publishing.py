@@ -44,7 +44,7 @@ class Job:
     def make(self, old: dict[str, str] | None = None) -> Job:
         """Be where a run has just ended well; return this."""
         self.write(self.destination, old or {})
-        place = workdir.prepare(self.work, self.destination, (), owner=self.destination)
+        place = workdir.prepare(self.work, self.destination, (), owner="me")
         self.write(place / "out", MADE)
         self.write(place / "tmp", {"a.f1.mp4": "stream"})
         return self

@@ -101,15 +101,13 @@ class Silence:
 
     def alive(self, now: float, *, excused: float = 0.0) -> None:
         """Begin to count again, from the end of what is excused."""
-        limit = self._limits.of(self.phase)
-        if self.phase is not Phase.POSTPROCESS:
-            limit = max(limit, self._at_least)
-        self.deadline = now + excused + limit
+        self.deadline = now + excused + self.limit
 
     @property
     def limit(self) -> float:
         """How many seconds of silence the phase allows."""
-        return self._limits.of(self.phase)
+        at_least = 0.0 if self.phase is Phase.POSTPROCESS else self._at_least
+        return max(self._limits.of(self.phase), at_least)
 
     def _stage(self, stage: tuple[str, str | None], *, finished: bool) -> None:
         if finished:

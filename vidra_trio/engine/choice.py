@@ -74,11 +74,6 @@ class Chosen:
         self.kind = ""
         self.reason = ""
 
-    @property
-    def engine(self) -> Engine:
-        """This: it has the methods of an engine."""
-        return self
-
     @asynccontextmanager
     async def open(self, spec: RunSpec) -> AsyncIterator[Run]:
         """Run `spec` in the chosen engine; see engine.base."""
@@ -122,7 +117,7 @@ async def open_engine(
     cache: Path,
     size: int,
     limits: StallLimits | None = None,
-    owner: Path | None = None,
+    owner: str | None = None,
 ) -> AsyncIterator[Chosen]:
     """Open the engine that fits, for `size` runs at a time.
 

@@ -31,7 +31,7 @@ import threading
 import time
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import subprocess
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 CURRENT: ContextVar[Control | None] = ContextVar("vidra_run", default=None)
 """The run that this thread works for; None in every thread that is not ours."""
+
+
+_AIM_SECONDS: Final = 1.0
+"""How long a thread waits for whoever aims at it: microseconds, or for ever."""
 
 
 class Interrupted(BaseException):
@@ -53,6 +57,8 @@ class Control:
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._children: weakref.WeakSet[subprocess.Popen[Any]] = weakref.WeakSet()
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._aim = threading.Lock()
         self._thread: int | None = None  # where `interrupt` may strike
         self.on_wait: Callable[[float], None] | None = None
 
@@ -79,6 +85,8 @@ class Control:
     def enter(self) -> None:
         """Count the calling thread to the run; yt-dlp's pool threads inherit no context."""
         CURRENT.set(self)
+        with self._lock:
+            self._threads.add(threading.current_thread())
         self.check()
 
     def sleep(self, seconds: float) -> None:
@@ -103,31 +111,50 @@ class Control:
         if self._asked.is_set():
             kill(child)
 
-    # The last resort, for a thread of our own.
+    def wait_alone(self, seconds: float) -> None:
+        """Wait for the other threads of the run, which yt-dlp does not always do itself."""
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            others = set(self._threads) - {threading.current_thread()}
+        for thread in others:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # The last resort, for a thread of our own. The lock is never waited for where that
+    # could hold up Trio: an exception that strikes at the wrong moment may keep it taken.
 
     def expose(self) -> None:
         """Let `interrupt` strike the calling thread until it calls `conceal`."""
-        with self._lock:
-            self._thread = threading.get_ident()
+        self._thread = threading.get_ident()
 
     def conceal(self) -> None:
         """Let nothing strike the calling thread any more, and drop what is on its way."""
-        with self._lock:
-            self._thread = None
-            _raise_in(threading.get_ident(), None)
+        locked = self._aim.acquire(timeout=_AIM_SECONDS)
+        self._thread = None
+        _raise_in(threading.get_ident(), None)
+        if locked:
+            self._aim.release()
 
     def computed(self) -> float:
         """Return the CPU seconds of the exposed thread; 0 without one, or where nobody counts."""
-        with self._lock:
-            if self._thread is None or sys.platform != "linux":
+        if sys.platform != "linux" or not self._aim.acquire(blocking=False):
+            return 0.0
+        try:
+            if self._thread is None:
                 return 0.0
             return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
+        except OSError:  # it is just ending
+            return 0.0
+        finally:
+            self._aim.release()
 
     def interrupt(self) -> None:
         """Raise `Interrupted` in the exposed thread, wherever it is; nothing when there is none."""
-        with self._lock:
-            if self._thread is not None:
-                _raise_in(self._thread, Interrupted)
+        if self._aim.acquire(blocking=False):
+            try:
+                if self._thread is not None:
+                    _raise_in(self._thread, Interrupted)
+            finally:
+                self._aim.release()
 
 
 def shut_down(sock: socket.socket) -> None:

@@ -20,16 +20,25 @@ if TYPE_CHECKING:
     from vidra_trio.engine.workdir import Published
 
 THREADS: Final = 4
+REMOVALS: Final = 64
 
 
 class Disk:
-    """The synchronous parts of an engine, awaited. Looking is abandoned on cancel, changing is not.
+    """The synchronous parts of an engine, awaited.
 
-    `owner` is the data directory that work directories are marked with.
+    What makes or moves files is waited for also when cancelled; while it copies, it gives
+    up then. Looking and removing are abandoned: they go on unseen.
+
+    Only what moves files shares its few threads. The rest waits for nobody: who copies
+    for minutes, or hangs on a dead volume, keeps no other job from its end. (Removals
+    have a bound, too: a client may ask for a thousand at once.)
+
+    `owner` is the id that work directories are marked with.
     """
 
-    def __init__(self, owner: Path | None = None) -> None:
+    def __init__(self, owner: str | None = None) -> None:
         self._threads = trio.CapacityLimiter(THREADS)
+        self._removals = trio.CapacityLimiter(REMOVALS)
         self._owner = owner
         self._ffmpeg: Ffmpeg | None = None
 
@@ -41,10 +50,15 @@ class Disk:
 
     async def vet(self, spec: RunSpec) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Look at the files that the parameters name; see `vetting.vet`."""
-        return await trio.to_thread.run_sync(vet, spec.params, limiter=self._threads)
+        return await trio.to_thread.run_sync(
+            vet, spec.params, limiter=_alone(), abandon_on_cancel=True
+        )
 
     async def prepare(self, spec: RunSpec, *, apart: bool) -> Path:
-        """Create the run's directory and return where it is; see `workdir.prepare`."""
+        """Create the run's directory and return where it is; see `workdir.prepare`.
+
+        Cancelled while parts are being copied, it leaves them to the next run.
+        """
         make = partial(
             workdir.prepare,
             spec.work,
@@ -53,6 +67,7 @@ class Disk:
             rules=spec.rules,
             owner=self._owner,
             apart=apart,
+            check=trio.from_thread.check_cancelled,
         )
         return await trio.to_thread.run_sync(make, limiter=self._threads)
 
@@ -90,32 +105,35 @@ class Disk:
     async def discard(self, work: Path) -> None:
         """Remove a work directory and all in it; fine when there is none."""
         await trio.to_thread.run_sync(
-            workdir.remove, work, limiter=self._threads, abandon_on_cancel=True
+            workdir.remove, work, limiter=self._removals, abandon_on_cancel=True
         )
 
     async def partial_files(self, work: Path) -> tuple[str, ...]:
         """Return the parts below `work` that a later run would continue from."""
         return await trio.to_thread.run_sync(
-            workdir.parts_of, work, limiter=self._threads, abandon_on_cancel=True
+            workdir.parts_of, work, limiter=_alone(), abandon_on_cancel=True
         )
 
     async def newest_change(self, work: Path) -> tuple[int, int]:
         """Return a mark that changes whenever a file below `work` does."""
         return await trio.to_thread.run_sync(
-            workdir.newest_change, work, limiter=self._threads, abandon_on_cancel=True
+            workdir.newest_change, work, limiter=_alone(), abandon_on_cancel=True
         )
 
     async def fence(self, work: Path) -> None:
         """Take `work` from a thread that was given up; what can be continued stays in `work`."""
-        # Never behind others, who may be copying for minutes: a place that was not fenced in
-        # time would be the next run's, with the files that the thread has open.
-        alone = trio.CapacityLimiter(1)
-        await trio.to_thread.run_sync(_fence, work, limiter=alone, abandon_on_cancel=True)
+        # A place that is not fenced in time would be the next run's, with the files that
+        # the thread has open.
+        await trio.to_thread.run_sync(_fence, work, limiter=_alone(), abandon_on_cancel=True)
 
     async def sweep(self, folders: Iterable[Path], keep: Container[str]) -> tuple[str, ...]:
         """Remove the work directories of dead jobs; see `janitor.sweep`."""
         clean = partial(janitor.sweep, tuple(folders), keep, self._owner)
-        return await trio.to_thread.run_sync(clean, limiter=self._threads, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(clean, limiter=_alone(), abandon_on_cancel=True)
+
+
+def _alone() -> trio.CapacityLimiter:
+    return trio.CapacityLimiter(1)
 
 
 def _fence(work: Path) -> None:

@@ -20,7 +20,6 @@ import logging
 import os
 import shutil
 import stat
-import sys
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from vidra_trio.engine import resume
@@ -28,14 +27,20 @@ from vidra_trio.engine.places import PREPARED, aside, current, files_below, fold
 from vidra_trio.engine.removal import remove_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FENCED: Final = "fenced"
 RESCUE: Final = "rescue"
 
-_AT_ONCE: Final = 1 << 30
+_AT_ONCE: Final = 1 << 26
+_BLOCK: Final = 1 << 20
 
 _log = logging.getLogger(__name__)
+
+
+def go_on() -> None:
+    """Never give up."""
 
 
 def fence(work: Path) -> Path | None:
@@ -58,26 +63,29 @@ def fence(work: Path) -> Path | None:
         return place
 
 
-def rescue(fenced: Path, work: Path) -> bool:
+def rescue(fenced: Path, work: Path, check: Callable[[], None] = go_on) -> bool:
     """Copy what can be continued to a fresh place of `work`'s item; then remove `fenced`.
 
     Returns whether there is something to continue from. A place that a run has made
     meanwhile is left alone, and a run that is prepared meanwhile goes without the copy.
-    Raises nothing; what cannot be copied is lost.
+    Raises nothing of its own; what cannot be copied is lost. `check` is called between
+    blocks and may raise to give up: then nothing has changed.
     """
     fresh = aside(work, RESCUE)
     rescued = False
-    with contextlib.suppress(OSError):
-        fresh.mkdir(mode=0o700)
-        if _copy_all(fenced, fresh):
-            fresh.rename(work.with_name(item_of(work)))
-            rescued = True
-    remove_tree(fresh)
+    try:
+        with contextlib.suppress(OSError):
+            fresh.mkdir(mode=0o700)
+            if _copy_all(fenced, fresh, check):
+                fresh.rename(work.with_name(item_of(work)))
+                rescued = True
+    finally:
+        remove_tree(fresh)
     remove_tree(fenced)
     return rescued
 
 
-def _copy_all(fenced: Path, fresh: Path) -> bool:
+def _copy_all(fenced: Path, fresh: Path, check: Callable[[], None]) -> bool:
     old, new = resume.Ledger(fenced), resume.Ledger(fresh)
     rescued = False
     for file in _kept(fenced, old):
@@ -85,7 +93,7 @@ def _copy_all(fenced: Path, fresh: Path) -> bool:
         try:
             whole = old.holds(file)
             _make_folders(fresh, target.parent)
-            _copy(file, target)
+            _copy(file, target, check)
             if whole and old.holds(file):  # nothing was written to it meanwhile
                 new.record(target)
             rescued = True
@@ -117,18 +125,22 @@ def _make_folders(top: Path, folder: Path) -> None:
             (top / one).mkdir(exist_ok=True)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, check: Callable[[], None]) -> None:
     """Copy a file, its times included; a file system that can shares the blocks."""
     if not stat.S_ISREG(source.lstat().st_mode):
         raise OSError(errno.EINVAL, "not a file")
     with source.open("rb") as reader, target.open("xb") as writer:
-        _pour(reader, writer)
+        _pour(reader, writer, check)
     shutil.copystat(source, target)
 
 
-def _pour(reader: BinaryIO, writer: BinaryIO) -> None:
-    if sys.platform == "linux":
+def _pour(reader: BinaryIO, writer: BinaryIO, check: Callable[[], None]) -> None:
+    by_kernel = getattr(os, "copy_file_range", None)  # on Linux, but not with every libc
+    check()
+    if by_kernel is not None:
         with contextlib.suppress(OSError):  # not on every file system; then go on where it ended
-            while os.copy_file_range(reader.fileno(), writer.fileno(), _AT_ONCE):
-                pass
-    shutil.copyfileobj(reader, writer)
+            while by_kernel(reader.fileno(), writer.fileno(), _AT_ONCE):
+                check()
+    while block := reader.read(_BLOCK):
+        check()
+        writer.write(block)

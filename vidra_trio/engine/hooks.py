@@ -109,9 +109,12 @@ def _before_blocking(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def track(self: socket.socket, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         control = CURRENT.get()
-        if control is not None:
-            control.track_socket(self)
-        return original(self, *args, **kwargs)
+        if control is None:
+            return original(self, *args, **kwargs)
+        control.track_socket(self)
+        result = original(self, *args, **kwargs)
+        control.check()  # a stop before there was a connection need not have ended it
+        return result
 
     return track
 

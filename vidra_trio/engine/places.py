@@ -1,14 +1,14 @@
 """Where the runs of a job work, and whose that is.
 
     <destination>/.vidra-<job id>/       the job's folder, for its user only
-        owner                            the data directory of the server that made it
+        owner                            the id of the server's data directory
         0                                the place of the job's first item
         0.1f3a9c015e7d2b64               the same, under a name for one run; see `fencing`
         0.published  copies              see `publishing`
         fenced-…  rescue-…  removed-…    what `fencing` and `removal` have at hand
 
 The owner comes first and goes last: a folder without one is empty, unless a kill
-hit whoever removed it. An owner that is gone for a while has left its folders.
+hit whoever removed it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def item_of(work: Path) -> str:
     return work.name.partition(".")[0]
 
 
-def open_folder(folder: Path, owner: Path | None) -> None:
+def open_folder(folder: Path, owner: str | None) -> None:
     """Create a job's folder, or take it over, as `owner`'s.
 
     Raises:
@@ -75,25 +75,24 @@ def open_folder(folder: Path, owner: Path | None) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "no folder, but a link or a file", str(folder))
     if owner is None:
         return
-    name = os.fsencode(os.path.realpath(owner))
     with suppress(OSError):  # what cannot be read is replaced
-        if _read(folder / OWNER) == name:
+        if owner_of(folder) == owner:
             return
     fresh = folder / OWNER_NEW
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_LINK
     with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123  # takes descriptors
-        file.write(name)
+        file.write(f"{owner}\n".encode())
     fresh.replace(folder / OWNER)
 
 
 def owner_of(folder: Path) -> str | None:
-    """Return which data directory a job's folder names; None if it names none.
+    """Return whose a job's folder says it is: an id; None if it says nothing.
 
     Raises:
         OSError: that cannot be found out.
     """
     name = _read(folder / OWNER)
-    return None if name is None else os.fsdecode(name)
+    return None if name is None else name.decode("utf-8", "replace").strip()
 
 
 def current(work: Path) -> Path:

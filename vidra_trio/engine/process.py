@@ -137,6 +137,7 @@ class WorkerDriver:
         worker, self._worker = self._worker, None
         assert worker is not None  # noqa: S101  # it just failed us
         await self._pool.end(worker)
+        self._pool.warm()
         return DriverGone(why or obituary(worker))
 
 
@@ -146,7 +147,7 @@ async def open_process_engine(
     cache: Path,
     size: int,
     limits: StallLimits | None = None,
-    owner: Path | None = None,
+    owner: str | None = None,
     command: Sequence[str] = COMMAND,
 ) -> AsyncIterator[ProcessEngine]:
     """Open an engine for `size` runs at a time.

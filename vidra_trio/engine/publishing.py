@@ -1,8 +1,8 @@
 """From a run's private place to the destination. Synchronous: call in a thread.
 
 1. The place lies on the destination's volume, so that publishing is one rename per
-   file; where a folder below the destination is another volume, files are copied
-   to a temporary name there first, and then renamed.
+   file; where a folder below the destination is another volume, or the same one once
+   more (a bind mount), files are copied to a temporary name there first, and then renamed.
 2. Everything is checked before anything is moved, and the main file goes last: when
    it can be seen, what belongs to it is there.
 3. Before the first rename it is noted beside the place what is to be published. From
@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -193,12 +194,15 @@ def _staged(
     """Yield, for each file, what can be renamed, and to what; undoes the rest if that fails."""
     made: list[Path] = []
     copies: list[Path] = []
+    apart: dict[Path, bool] = {}
     try:
         pairs = []
         for relative in relatives:
             source, target = resume.out_of(place) / relative, destination / relative
             made += _make_folder(target.parent)
-            if source.stat().st_dev != target.parent.stat().st_dev:
+            if target.parent not in apart:
+                apart[target.parent] = _is_apart(source, place, destination, target)
+            if apart[target.parent]:
                 copies.append(_begin_copy(place, destination, target))
                 _copy(source, copies[-1], check)
                 source = copies[-1]
@@ -208,6 +212,29 @@ def _staged(
         _undo(copies, made)
         raise
     _undo(copies, ())  # one that was not needed: its target was there and stays
+
+
+def _is_apart(source: Path, place: Path, destination: Path, target: Path) -> bool:
+    """Return whether nothing can be renamed from `place` to the folder of `target`.
+
+    The devices do not tell all: the same one may be mounted at that folder once more.
+    """
+    if source.stat().st_dev != target.parent.stat().st_dev:
+        return True
+    if target.parent == destination:  # which `place` is in
+        return False
+    probe, probed = place / f"{token()}.probe", _begin_copy(place, destination, target)
+    try:
+        probe.touch()
+        probe.rename(probed)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return True
+    finally:
+        for path in (probe, probed):
+            path.unlink(missing_ok=True)
+    return False
 
 
 def _undo(copies: Sequence[Path], folders: Sequence[Path]) -> None:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from vidra_trio.engine.places import aside, entries_of, folder_of, is_folder, token
+from vidra_trio.core.paths import WORK_PREFIX
+from vidra_trio.engine.places import OWNER, aside, entries_of, folder_of, is_folder, token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +50,19 @@ def remove_place(place: Path) -> dict[str, str]:
         except OSError:  # something in it is in use
             pass
     return remove_tree(grave)
+
+
+def remove_folder(folder: Path) -> dict[str, str]:
+    """Remove a job's folder; a run that is prepared from the first instant on makes a new one.
+
+    A kill leaves the folder of a job that never was, with its owner in it: a janitor's.
+    Returns what stays, and why; raises nothing.
+    """
+    grave = folder
+    if is_folder(folder):
+        with suppress(OSError):  # something in it is in use, or it is gone
+            grave = folder.rename(folder.with_name(f"{WORK_PREFIX}{token()}"))
+    return remove_tree(grave, last=OWNER)
 
 
 def remove_tree(top: Path, *, last: str | None = None) -> dict[str, str]:

@@ -26,12 +26,14 @@ ledger knows unchanged, and removes everything else.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import threading
 from pathlib import Path
 from typing import Any, Final
 
+from vidra_trio.engine.holes import Holes
 from vidra_trio.engine.removal import remove_tree
 
 LEDGER: Final = "streams"
@@ -115,6 +117,18 @@ def heal(work: Path) -> None:
                 _heal_part(file)
             elif not file.name.endswith(".ytdl") and not ledger.holds(file):
                 file.unlink()
+    Holes(work).forget(lambda stream: _reached(tmp_of(work) / stream, ledger))
+
+
+def _reached(stream: Path, ledger: Ledger) -> float:
+    """Return up to which fragment nothing of `stream` will be fetched again."""
+    try:
+        if ledger.holds(stream):
+            return math.inf
+        state = json.loads(stream.with_name(stream.name + ".ytdl").read_bytes())
+        return float(state["downloader"]["current_fragment"]["index"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def _heal_part(part: Path) -> None:

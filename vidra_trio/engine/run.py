@@ -36,6 +36,9 @@ STOP_GRACE: Final = 1.0
 """How long a soft stop may take. What waits (a socket, a sleep, ffmpeg) is woken and goes in
 milliseconds; only code that neither waits nor asks is ended the hard way, which parts survive."""
 
+LOOK_SECONDS: Final = 5.0
+"""How long a look at the work directory may take before it counts as silence, too."""
+
 PATIENCE_FACTOR: Final = 2
 """A client's own socket time-out, times this, is the least that counts as a stall."""
 
@@ -116,7 +119,7 @@ class ItemRun:
 
     def stop(self) -> None:
         """Ask for a soft stop; see engine.base."""
-        if not self._stopping and not self._over:
+        if not self._stopping and self._end is None:  # else nothing is left to stop
             self._stopping = True
             self._nursery.start_soon(self._stop)
 
@@ -191,7 +194,9 @@ class ItemRun:
         ffmpeg says nothing while it works, but its file grows. The first look has
         nothing to compare with: silence ends a run after one to two limits.
         """
-        seen, self._seen = self._seen, await self._disk.newest_change(self._spec.work)
+        seen = self._seen
+        with trio.move_on_after(LOOK_SECONDS):  # a disk that hangs is no sign of life
+            self._seen = await self._disk.newest_change(self._spec.work)
         now = trio.current_time()
         if self._seen != seen:
             self._silence.alive(now)
@@ -214,11 +219,16 @@ class ItemRun:
             case Produced():
                 return await self._publish(self._end)
             case Stopped():
-                return Stopped(await self._disk.partial_files(self._spec.work))
+                return Stopped(await self._parts())
             case end:
                 assert end is not None  # noqa: S101  # this is why we are here
                 await trio.lowlevel.checkpoint()
                 return end
+
+    async def _parts(self) -> tuple[str, ...]:
+        with trio.move_on_after(LOOK_SECONDS):
+            return await self._disk.partial_files(self._spec.work)
+        return ()
 
     async def _publish(self, end: Produced) -> Terminal:
         if end.main is None:

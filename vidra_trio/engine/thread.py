@@ -49,7 +49,7 @@ INTERRUPT_AFTER: Final = 0.25
 """How long a thread may go on after a stop before exceptions are put into it, and how often.
 Whoever waits is awake by then; what still runs, loops."""
 
-LOOP_AFTER: Final = 0.012
+LOOP_AFTER: Final = 0.02
 """CPU seconds after a stop that give a loop away at once: to end properly takes fewer (8 ms from
 a direct download, with eight connections 40, but those are spent waiting)."""
 
@@ -63,8 +63,8 @@ MAILBOX: Final = 256
 """Reports under way. Ticks count once per file, so only a flood of log lines gets there."""
 
 FENCE_SECONDS: Final = 1.5
-"""How long taking its work directory from a thread may keep a stop from being told. The parts
-are copied; what takes longer is lost to the next run."""
+"""How long taking its work directory from a thread may keep a stop from being told. Copying the
+parts may take longer: it goes on unseen, and a run that begins meanwhile copies them itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -205,17 +205,19 @@ class ThreadDriver:
             with trio.move_on_after(_LOOK):
                 await self._done.wait()
 
-    # In the thread. An exception may strike at any point until `conceal` has returned;
-    # two of them come a quarter of a second apart at least.
+    # In the thread. An exception may strike at any point until `conceal` has returned; at
+    # most two of them come close together (one that waited for code in C to return).
 
     def _body(self, order: Start, hooks: ExitStack) -> None:
         try:
             self._perform(order)
         except Interrupted:  # it struck between two of the lines that expect it
             self._conceal()
-        hooks.close()
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._done.set)
+        finally:
+            self._control.wait_alone(KILL_GRACE)
+            hooks.close()
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._done.set)
 
     def _perform(self, order: Start) -> None:
         ended = Ended(Stopped())
@@ -224,8 +226,9 @@ class ThreadDriver:
             ended = ytdlp.run_item(order, self._mailbox.put, self._control)
         except Interrupted:  # after the boundary of `run_item`
             pass
-        self._conceal()
-        self._mailbox.put(ended)
+        finally:
+            self._conceal()
+            self._mailbox.put(ended)
 
     def _conceal(self) -> None:
         while True:
@@ -314,7 +317,7 @@ class ThreadEngine:
 
 @asynccontextmanager
 async def open_thread_engine(
-    *, cache: Path, size: int, limits: StallLimits | None = None, owner: Path | None = None
+    *, cache: Path, size: int, limits: StallLimits | None = None, owner: str | None = None
 ) -> AsyncIterator[ThreadEngine]:
     """Open an engine for `size` runs at a time.
 
@@ -324,9 +327,16 @@ async def open_thread_engine(
     await trio.to_thread.run_sync(partial(cache.mkdir, mode=0o700, parents=True, exist_ok=True))
     closing = threading.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, partial(ytdlp.prewarm, wanted=closing.is_set))
+        nursery.start_soon(trio.to_thread.run_sync, _prewarm, closing)
         try:
             yield ThreadEngine(nursery, cache, Disk(owner), size, limits or StallLimits())
         finally:
             closing.set()
             nursery.cancel_scope.cancel()
+
+
+def _prewarm(closing: threading.Event) -> None:
+    try:
+        ytdlp.prewarm(wanted=closing.is_set)
+    except Exception:  # noqa: BLE001  # the first run meets it again, and tells it
+        _log.warning("yt-dlp could not be prepared", exc_info=True)

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from vidra_trio.engine import resume
 from vidra_trio.engine.bounds import check_folder, unavailable
-from vidra_trio.engine.fencing import FENCED, RESCUE, fence, rescue
+from vidra_trio.engine.fencing import FENCED, RESCUE, fence, go_on, rescue
 from vidra_trio.engine.places import (
-    OWNER,
     PREPARED,
     current,
     files_below,
@@ -31,10 +30,10 @@ from vidra_trio.engine.places import (
     token,
 )
 from vidra_trio.engine.publishing import Published, complete, forget_copies, publish
-from vidra_trio.engine.removal import being_removed, remove_place, remove_tree
+from vidra_trio.engine.removal import being_removed, remove_folder, remove_place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vidra_trio.core.zones import PathRules
 
@@ -61,14 +60,16 @@ def prepare(
     roots: Sequence[Path],
     *,
     rules: PathRules | None = None,
-    owner: Path | None = None,
+    owner: str | None = None,
     apart: bool = False,
+    check: Callable[[], None] = go_on,
 ) -> Path:
     """Make a run's directory, and what lies above it if that is missing; return where it is.
 
     What an earlier run left is in it, whatever that one's directory was called. With
     `apart` this one's name was never used before: the run may outlive its end (see
-    `fencing`). The job's folder is marked as `owner`'s, the data directory.
+    `fencing`). The job's folder is marked as `owner`'s. `check` is called while parts
+    are copied, and may raise to give up: then they wait for the next run.
 
     Raises:
         ItemFailed: the destination is, links resolved, outside what is allowed
@@ -79,8 +80,8 @@ def prepare(
         destination.mkdir(parents=True, exist_ok=True)
         for _ in range(_TRIES - 1):
             with contextlib.suppress(FileNotFoundError):
-                return _make(work, owner, apart=apart)
-        return _make(work, owner, apart=apart)
+                return _make(work, owner, check, apart=apart)
+        return _make(work, owner, check, apart=apart)
     except OSError as error:
         raise unavailable(destination, error) from error
 
@@ -92,7 +93,7 @@ def remove(work: Path) -> tuple[str, ...]:
     """
     if job_id_of(work.name) is not None:
         forget_copies(work)
-        return tuple(remove_tree(work, last=OWNER))
+        return tuple(remove_folder(work))
     return (*remove_place(current(work)), *remove_place(work))
 
 
@@ -120,7 +121,7 @@ def _parts_in(place: Path) -> list[Path]:
     return [file for file in files if file.suffix == ".part" or ledger.holds(file)]
 
 
-def _make(work: Path, owner: Path | None, *, apart: bool) -> Path:
+def _make(work: Path, owner: str | None, check: Callable[[], None], *, apart: bool) -> Path:
     folder, place = folder_of(work), work
     if job_id_of(work.name) is not None:  # a job of one run that works in the folder itself
         open_folder(work, owner)
@@ -129,7 +130,7 @@ def _make(work: Path, owner: Path | None, *, apart: bool) -> Path:
         _tidy(work)
         name = item_of(work)
         place = work.with_name(f"{name}.{token()}" if apart else name)
-        _move_in(work, place)
+        _move_in(work, place, check)
     place.mkdir(mode=0o700, parents=folder is None, exist_ok=True)
     if folder is not None:
         (place / PREPARED).touch()
@@ -144,13 +145,13 @@ def _tidy(work: Path) -> None:
         remove_place(one)
 
 
-def _move_in(work: Path, place: Path) -> None:
+def _move_in(work: Path, place: Path, check: Callable[[], None]) -> None:
     """Give what the item's last run left the name `place`."""
     for fenced in reversed(set_aside(work, FENCED)):
         if current(work).is_dir():
             remove_place(fenced)
         else:
-            rescue(fenced, work)
+            rescue(fenced, work, check)
     left = current(work)
     if left != place and left.is_dir():
         remove_place(place)

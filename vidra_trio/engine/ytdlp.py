@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os.path
 import re
 import sys
 import weakref
@@ -53,6 +54,7 @@ from vidra_trio.core.states import Level
 from vidra_trio.engine import hooks, resume, upcoming
 from vidra_trio.engine.control import CURRENT, Control, Interrupted
 from vidra_trio.engine.errors import OF_THIS_MACHINE, ItemFailed, cause_of, chain, plain
+from vidra_trio.engine.holes import Holes
 from vidra_trio.engine.names import confine
 from vidra_trio.engine.params import SMALLEST_BLOCK, build, secrets_of
 from vidra_trio.engine.pipe import Ended, Produced
@@ -83,7 +85,7 @@ _SHAKEN: Final = (MemoryError, RecursionError)  # with SystemExit and its kin: r
 _ENOUGH: Final = (ExistingVideoReached, MaxDownloadsReached, RejectedVideoReached)
 """Limits that the user set. Their base, DownloadCancelled, says no more than "stop": a failure."""
 
-_HOLE: Final = re.compile(r"^\[download\].* Skipping fragment \d+")
+_HOLE: Final = re.compile(r"^\[download\].* Skipping fragment (\d+)")
 
 
 class AlreadyThere(Exception):  # a good ending
@@ -190,7 +192,8 @@ class _Item:
         self.shaken = False  # this process is in doubt, whatever becomes of the item
         self.failing: Exception | None = None  # why the last try of the current file failed
         self.broken: Exception | None = None  # a hook of ours failed: yt-dlp may have skipped that
-        self.holes = 0  # fragments that yt-dlp could not get, and skipped
+        self.holes = Holes(Path(order.work))
+        self.stream = ""  # what is downloaded now, by its name in `tmp`
         self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def run(self) -> Produced:
@@ -297,8 +300,8 @@ class _Item:
         paths = [Path(one["filepath"]) for one in downloads if one.get("filepath")]
         media = [path for path in paths if path.is_file() and path.is_relative_to(self.out)]
         if media:
-            if self.holes:  # as asked for (`abort_on_unavailable_fragments`), but never silently
-                self.reporter.line(Level.ERROR, f"the file has holes: {self.holes} fragments")
+            if holes := len(self.holes):  # perhaps it was asked for, but never silently
+                self.reporter.line(Level.ERROR, f"the file has holes: {holes} fragments")
             return Produced(main=str(media[0].relative_to(self.out)))
         if self.skipped is None:
             raise ItemFailed("nothing_downloaded", "yt-dlp ended without a file")
@@ -333,7 +336,8 @@ class _Item:
     def debug(self, message: str) -> None:
         self.control.check()
         level = Level.DEBUG if message.startswith("[debug] ") else Level.INFO
-        self.holes += bool(_HOLE.match(message))
+        if hole := _HOLE.match(message):
+            self.holes.add(self.stream, int(hole[1]))
         self.reporter.line(level, message)
 
     def info(self, message: str) -> None:
@@ -444,6 +448,9 @@ class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
         made_of = (type(error), error, None) if error is not None else None
         return DownloadError(message, carried if carried and carried[0] else made_of)
 
+    def save_cookies(self) -> None:
+        """Leave the client's file alone: runs share it, and a stop may cut a rewrite short."""
+
     def get_output_path(self, dir_type: str = "", filename: str | None = None) -> str:
         """Return where a file goes: below `tmp` while in work, else below `out`.
 
@@ -497,6 +504,7 @@ class ItemYDL(yt_dlp.YoutubeDL):  # type: ignore[misc]  # yt-dlp has no types
     def dl(self, name: str, info: Info, subtitle: bool = False, test: bool = False) -> Any:  # noqa: ANN401
         """Download one file; subtitles are too small for ticks of their own."""
         self._item.silent = subtitle
+        self._item.stream = os.path.relpath(name, self._item.tmp)
         self._transfer = None if test else self._transfer_of(name, info)
         try:
             while True:

@@ -40,7 +40,10 @@ _NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, nor are the t
 _NONBLOCK: Final = getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY: Final = getattr(os, "O_DIRECTORY", 0)
 _BINARY: Final = getattr(os, "O_BINARY", 0)  # only on Windows
-_TEMPORARY: Final = re.compile(r"\.[A-Za-z0-9_-]{1,64}\.json(?:\.[a-z]+-\d+)?\.[0-9a-f]{16}\.tmp")
+_TEMPORARY: Final = re.compile(
+    r"\.(?:id|[A-Za-z0-9_-]{1,64}\.json(?:\.[a-z]+-\d+)?)\.[0-9a-f]{16}\.tmp"
+)
+_ID: Final = re.compile(rb"[0-9a-f]{32}\n")
 _SHARING_TRIES: Final = 5
 _SHARING_PAUSE: Final = 0.05
 """Windows refuses to replace a file that somebody (a virus scanner) has open; it passes."""
@@ -77,6 +80,11 @@ class Locations:
     def lock(self) -> Path:
         """Held by the server that owns the data directory, for life."""
         return self.data / ".lock"
+
+    @property
+    def id(self) -> Path:
+        """What tells this data directory from all others, also those of the same path."""
+        return self.data / "id"
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -222,9 +230,10 @@ def sweep(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def hold_data_dir(locations: Locations) -> Iterator[None]:
-    """Make the folders, private, and own them for the length of the block.
+def hold_data_dir(locations: Locations) -> Iterator[str]:
+    """Make the folders, private, and own them for the length of the block; yields their id.
 
+    The id is random and made once: two containers have the same path for theirs.
     The lock is the kernel's: it dies with its holder, so there is never a stale one.
 
     Raises:
@@ -243,9 +252,23 @@ def hold_data_dir(locations: Locations) -> Iterator[None]:
     descriptor = _open_lock(locations)
     try:
         _lock(descriptor, locations)
-        yield
+        yield _identity(locations)
     finally:
         os.close(descriptor)
+
+
+def _identity(locations: Locations) -> str:
+    """Return the id in the data directory; made when there is none, or a damaged one."""
+    try:
+        known = read_file(locations.id)
+        if known is None or not _ID.fullmatch(known):
+            known = f"{secrets.token_hex(16)}\n".encode("ascii")
+            write_atomic(locations.id, known)
+    except OSError as error:
+        raise ConfigurationError(
+            "VIDRA_SERVER_DATA", f"expected a writable folder, {_why(locations.id, error)}"
+        ) from None
+    return known.decode("ascii").strip()
 
 
 def _write_whole(path: Path, data: bytes, disk: Disk) -> None:
