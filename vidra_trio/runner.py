@@ -293,8 +293,8 @@ async def _run_items(job: Job) -> JobEvent:
 
 def _outcome(job: Job, failure: Failed | None) -> JobEvent:
     """What all items together came to, when none is left to run."""
-    if failure is not None and not job.snapshot.finished_items:
-        return _failed(job, failure)
+    if failure is not None and not job.snapshot.generated_files:
+        return _failed(job, failure)  # what was skipped is no success to weigh against it
     clean = failure is None and not job.snapshot.has_error_logs
     return JobEvent.FINISHED if clean else JobEvent.FINISHED_WITH_ERRORS
 

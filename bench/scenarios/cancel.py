@@ -189,7 +189,8 @@ async def _open_engines(wishes: Wishes, folder: Path) -> AsyncIterator[list[Way]
             EngineWay("process", processes, wishes.command, workers),
             EngineWay("thread", threads, wishes.command, workers),
         ]
-        while downloading_threads():  # noqa: ASYNC110  # an engine that prepares itself
+        await trio.sleep(0.2)  # the engine begins to prepare itself, in a thread
+        while downloading_threads():  # noqa: ASYNC110  # nobody is told when that is over
             await trio.sleep(0.05)
         yield [way for way in ways if way.name in wishes.ways]
 

@@ -172,6 +172,8 @@ class Referee:
         `refused` is the status that a refusal names.
         """
         self.asked.remove(asked)
+        if self.ending:
+            asked.seen.add("queued")  # a stopped job waits again before that is stored and told
         said = f"{asked.command} while {sorted(asked.seen)} was answered {word}"
         could = {COMMANDS[s][asked.command] for s in asked.seen if s in COMMANDS}
         if word == UNKNOWN:
@@ -193,8 +195,9 @@ class Referee:
         assert not asked.acted or word == UNSTORED, f"{said}, but it acted"
 
     def unheard(self, asked: Asked) -> None:
-        """Whoever gave the command went away: what it did, it did."""
+        """Whoever gave the command went away before it acted; later, it is heard to its end."""
         self.asked.remove(asked)
+        assert not asked.acted, f"half a {asked.command}"
 
     def _acts(self, job_id: str, command: str, status: str) -> None:
         """Somebody's `command` took effect: find whose."""

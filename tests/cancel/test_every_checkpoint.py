@@ -12,8 +12,10 @@ another server must be able to go on from what the store kept.
 from __future__ import annotations
 
 import enum
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -28,7 +30,7 @@ from vidra_trio.core.report import Failed, Finished, Identified, Line, Tick
 from vidra_trio.core.states import Command, JobKind, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from trio.testing import MockClock
 
@@ -49,23 +51,27 @@ ENOUGH: Final = 300
 """No scene has so many checkpoints: an endless one fails instead of hanging."""
 
 
+class Outside(enum.Enum):
+    """What may happen besides commands."""
+
+    STOP = "the server stops"
+    CANCEL = "the scope around the server is cancelled"
+    CALLER = "whoever waits for an answer goes away"
+
+
 @dataclass(frozen=True)
 class Scene:
     """What the engine says in one run after the other, and how slow everything is."""
 
-    runs: tuple[tuple[Order, ...], ...]
+    runs: tuple[tuple[Order | Outside, ...], ...]
     urls: int = 1
     retries: int = 0
     store: float = 0.0
     disk: float = 0.0
     engine: float = 0.0
+    brittle: bool = False  # whatever ends a run, the engine breaks
     others: int = 0  # jobs that came before, and have the only slot
     before: Command | None = None  # the job failed in an earlier run; this starts the one watched
-
-    def script(self) -> Callable[[RunSpec], Sequence[Order]]:
-        """Return what gives each run its orders; after the last one all goes well."""
-        runs: Iterator[tuple[Order, ...]] = iter(self.runs)
-        return lambda _: next(runs, SUCCESS)
 
 
 SCENES = {
@@ -79,6 +85,8 @@ SCENES = {
     "back-off": Scene(((DEAD,), (VIDEO, SAYS, DEAD), SUCCESS), retries=2),
     "back-off in vain": Scene(((VIDEO, DEAD), (DEAD,)), retries=1),
     "slow engine": Scene(((5.0, VIDEO, 5.0, DONE),), engine=2.0),
+    "brittle engine": Scene((SUCCESS,), brittle=True),
+    "stopping server": Scene(((VIDEO, Outside.STOP, 5.0, DONE),), 1, 0, 1.0, 0.7, 2.0),
     "slow store": Scene((SUCCESS,), store=1.0),
     "slow disk": Scene(((VIDEO, NEVER),), disk=1.0),
     "all slow": Scene(((VIDEO, 5.0, DEAD), (5.0, SAYS, NEVER)), 1, 1, 1.0, 0.7, 2.0),
@@ -89,15 +97,6 @@ SCENES = {
         ((VIDEO, DEAD), (VIDEO, DONE)), 1, 0, 1.0, 0.7, 2.0, before=Command.RETRY
     ),
 }
-
-
-class Outside(enum.Enum):
-    """Strikes that are no command."""
-
-    STOP = "the server stops"
-    CANCEL = "the scope around the server is cancelled"
-    CALLER = "whoever waits for an answer goes away"
-
 
 Strike = Command | Outside
 C = Command
@@ -177,14 +176,24 @@ class Attempt:
         self.scene = scene
         self.strikes = strikes
         self.referee = Referee(scene.retries)
-        self.server = WitnessedServer(self.referee, script=scene.script())
+        self.server = WitnessedServer(self.referee, script=self._script(scene))
         self.server.weather(scene.store, scene.disk, scene.engine)
+        self.server.engine.brittle = scene.brittle
         name = "_run_new" if scene.before is None else "<Job"
         self.striker = Striker(name, at, strike=self._strike, look=self.server.look)
         self.stopped = False  # the server was, by a strike
         self._now = trio.Event()
         self._outside = trio.CancelScope()
         self._caller = trio.CancelScope()
+
+    def _script(self, scene: Scene) -> Callable[[RunSpec], Sequence[Order]]:
+        """Return what gives each run its orders; after the last one all goes well."""
+
+        def order(one: Order | Outside) -> Order:
+            return partial(self._act, one) if isinstance(one, Outside) else one
+
+        runs = iter(scene.runs)
+        return lambda _: [order(one) for one in next(runs, SUCCESS)]
 
     async def play(self) -> None:
         """Live through it, with all checks."""
@@ -297,8 +306,11 @@ async def test_a_strike_at_every_checkpoint(
     strikes: tuple[Strike, ...],
     autojump_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The job has one legal end, told once, stored, and nothing of it is left."""
+    # To spell the tracebacks of thousands of defects would take as long as all the rest.
+    caplog.set_level(logging.CRITICAL, "vidra_trio")
     monkeypatch.setattr(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
     # What an instrument does has one order; what a task does may be the second to run.
     for first in (True, False) if isinstance(strikes[0], Command) else (True,):

@@ -7,6 +7,7 @@ that needs no time has happened; only a step of its own lets time pass.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -183,8 +184,11 @@ class Machine(RuleBasedStateMachine):
                     create = partial(self.house.create, urls, patience=patience)
                     self.host.nursery.start_soon(create)
                 case ("command", int(number), Command() as command):
+                    # Every other job belongs to somebody who does not like to wait.
+                    patience = 0.5 if number % 2 else 1000.0
                     for job_id in (*self.targets(), "nobody")[number:][:1]:
-                        self.host.nursery.start_soon(self.house.command, job_id, command)
+                        give = partial(self.house.command, job_id, command, patience=patience)
+                        self.host.nursery.start_soon(give)
                 case ("report", int(number), str(word)):
                     puppets = self.house.engine.open_puppets()
                     for puppet in puppets[number % len(puppets) :][:1] if puppets else ():
@@ -236,12 +240,14 @@ def play(games: int, steps: int) -> None:
 
 
 @pytest.mark.slow
-def test_whatever_happens_in_whatever_order() -> None:
+def test_whatever_happens_in_whatever_order(caplog: pytest.LogCaptureFixture) -> None:
     """Every job keeps to the contract, whoever asks, breaks, fills up or restarts what."""
+    caplog.set_level(logging.CRITICAL, "vidra_trio")
     play(games=200, steps=40)
 
 
 @pytest.mark.soak
-def test_whatever_happens_for_a_long_time() -> None:
+def test_whatever_happens_for_a_long_time(caplog: pytest.LogCaptureFixture) -> None:
     """The same, for minutes."""
+    caplog.set_level(logging.CRITICAL, "vidra_trio")
     play(games=5_000, steps=60)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from vidra_trio.storage.jobs import JobStore
     from vidra_trio.supervisor import Supervisor
 
-    Order = Report | float | Exception
+    Order = Report | float | Exception | Callable[[], None]
     Script = Callable[[RunSpec], Iterable[Order]]
 
 
@@ -88,7 +88,7 @@ class Puppet:
         self._bell = trio.Event()
 
     def say(self, *orders: Order) -> None:
-        """Have the run report this, raise it, or take so many seconds over it."""
+        """Have the run report this, raise it, call it, or take so many seconds over it."""
         self._orders.extend(orders)
         self._bell.set()
 
@@ -99,7 +99,10 @@ class Puppet:
                 order = self._orders.popleft()
                 if isinstance(order, Exception):
                     raise order
-                yield order
+                if callable(order):
+                    order()
+                else:
+                    yield order
             self._bell = trio.Event()
             yield self._bell
 
@@ -142,6 +145,7 @@ class PuppetEngine(ScriptedEngine):
         self.directories: set[str] = set()
         self.parts: set[str] = set()
         self.disk_delay = 0.0
+        self.brittle = False
         self.script = script or (lambda _: ())
         self._puppets: list[Puppet] = []
 
@@ -156,7 +160,7 @@ class PuppetEngine(ScriptedEngine):
         self.journal.note("opened", spec.job_id, int(spec.work.name))
         try:
             await trio.sleep(self.disk_delay)
-            async with super().open(spec) as run:
+            async with self._breaking(spec), super().open(spec) as run:
                 yield WitnessedRun(run, self)
         finally:
             with trio.CancelScope(shield=True):  # as an engine does that takes care
@@ -184,6 +188,26 @@ class PuppetEngine(ScriptedEngine):
                 self._discard(job_id)
                 gone.append(job_id)
         return tuple(gone)
+
+    @asynccontextmanager
+    async def _breaking(self, spec: RunSpec) -> AsyncIterator[None]:
+        """If the engine is brittle: raise in one group with the cancellation that comes."""
+        if not self.brittle:
+            yield
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._break, spec.job_id)
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
+
+    async def _break(self, job_id: str) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.journal.note("breaks", job_id)
+            raise RuntimeError("broken on the way out")
 
     def witness(self, job_id: str, report: Report) -> None:
         """Note what was reported."""
@@ -370,8 +394,12 @@ class WitnessedServer:
                 counts = event.summary.counts
                 self.counts = Counter({state.value: n for state, n in counts.items()})
 
-    async def command(self, job_id: str, command: Command) -> str:
-        """Give a command, and return what it was answered."""
+    async def command(self, job_id: str, command: Command, *, patience: float = 1000.0) -> None:
+        """Give a command, for a client that is gone after `patience` seconds."""
+        with trio.move_on_after(patience):
+            await self._command(job_id, command)
+
+    async def _command(self, job_id: str, command: Command) -> None:
         asked, refused = self.referee.ask(job_id, command.value), ""
         try:
             done = await self.supervisor.apply(job_id, command)
@@ -389,7 +417,6 @@ class WitnessedServer:
         else:
             word = GONE if done.removed else done.state.value
         self.journal.note("answer", asked, word, refused)
-        return word
 
     async def create(self, urls: int, *, patience: float = 1000.0) -> None:
         """Create a job, for a client that is gone after `patience` seconds."""

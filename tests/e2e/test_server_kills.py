@@ -37,6 +37,7 @@ pytestmark = [
 ENGINES: Final = ("process", "thread")
 KILLS: Final = 4
 MANY: Final = 40
+AIMS: Final = ("transfer", "any", "ffmpeg")
 GONE_SECONDS: Final = 5.0
 STUBS: Final = Path(__file__).parents[1] / "support" / "stubs"
 ACTIVE: Final = ("queued", "starting", "running")
@@ -64,7 +65,7 @@ class Fleet:
     jobs: dict[str, str] = field(default_factory=dict)
     struck: set[str] = field(default_factory=set)
     kills: Counter[str] = field(default_factory=Counter)
-    in_ffmpeg: int = 0
+    met_ffmpeg: int = 0
     found: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in NAMES})
     """The digests of all files of a kind that were published."""
 
@@ -84,22 +85,18 @@ class Fleet:
         )
 
     def live(self, kills: int) -> None:
-        """Start, go on with everything, and be killed."""
+        """Start, go on with everything, and be killed; `kills` is how often each kind shall be."""
         self.origin.mended.clear()
         with self.serve() as server:
             self.go_on(server)
             before = {name: kind.traffic(self.origin) for name, kind in self.kinds.items()}
-            self.await_instant(server, min(self.jobs, key=lambda name: self.kills[name]), before)
+            self.await_instant(server, [n for n in NAMES if self.kills[n] < kills], before)
             children = server.children()
-            ffmpegs = [pid for pid in children if "ffmpeg" in command_of(pid)]
-            self.struck = {
-                name
-                for name, kind in self.kinds.items()
-                if kind.traffic(self.origin) > before[name] or name in self.busy_with(ffmpegs)
-            }
+            in_ffmpeg = self.in_ffmpeg_of(children)
+            self.struck = self.moved_since(before) | in_ffmpeg
             server.process.kill()
             server.process.wait(10)
-        self.in_ffmpeg += bool(ffmpegs)
+        self.met_ffmpeg += bool(in_ffmpeg)
         wait_until(lambda: self.is_gone(children), GONE_SECONDS, "the end of all of the server")
 
     def is_gone(self, children: list[int]) -> bool:
@@ -125,33 +122,39 @@ class Fleet:
                 options = {**kind.options, "ffmpeg_location": str(self.ffmpeg.path)}
                 self.jobs[name] = server.create(kind.url(self.origin), name, **options)
 
-    def await_instant(self, server: ServerProcess, name: str, before: dict[str, int]) -> None:
-        """Wait for a random instant of a job: of its transfer, of its ffmpeg, or of any time."""
-        kind, job_id = self.kinds[name], self.jobs[name]
-        aims = ["transfer"] * 6 + ["any"] + ["ffmpeg"] * 3 * (name in THROUGH_FFMPEG)
-        aim = self.chance.choice(aims)
+    def await_instant(
+        self, server: ServerProcess, lacking: list[str], before: dict[str, int]
+    ) -> None:
+        """Wait for a random instant: of the transfers, of somebody's ffmpeg, or of any time."""
+        name = self.chance.choice(lacking)
+        aim = self.chance.choice(AIMS if name in THROUGH_FFMPEG else AIMS[:2])
         seconds = self.chance.random() * {"transfer": 1.0, "any": 2.0, "ffmpeg": 1.0}[aim]
-
-        def there() -> bool:
-            if aim == "any" or server.job(job_id)["status"] == "completed":
-                return True
-            if aim == "transfer":
-                return kind.traffic(self.origin) > before[name]
-            return name in self.busy_with(server.children())
-
         if aim == "ffmpeg":
             self.origin.mend(f"/{name}")
+
+        def there() -> bool:
+            busy, ended = self.in_ffmpeg_of(server.children()), self.ended(server)
+            if aim == "ffmpeg":
+                return name in busy | ended
+            return aim == "any" or set(lacking) <= self.moved_since(before) | busy | ended
+
         wait_until(there, 60, f"{aim} of {name}")
         time.sleep(seconds)
 
-    def busy_with(self, pids: list[int]) -> set[str]:
-        """Return the kinds that ffmpeg works on."""
-        commands = [command_of(pid) for pid in pids]
-        return {
-            name
-            for name in NAMES
-            if any("ffmpeg" in one and f"/{name}/" in one for one in commands)
-        }
+    def moved_since(self, before: dict[str, int]) -> set[str]:
+        """Return the kinds that had traffic since then."""
+        return {n for n, kind in self.kinds.items() if kind.traffic(self.origin) > before[n]}
+
+    def ended(self, server: ServerProcess) -> set[str]:
+        """Return the kinds whose job is not active any more."""
+        jobs = server.ask("GET", "/api/jobs").json()["jobs"]
+        active = {job["job_id"] for job in jobs if job["status"] in ACTIVE}
+        return {name for name, job_id in self.jobs.items() if job_id not in active}
+
+    def in_ffmpeg_of(self, pids: list[int]) -> set[str]:
+        """Return the kinds that one of these processes encodes."""
+        commands = [command for pid in pids if "ffmpeg" in (command := command_of(pid))]
+        return {name for name in NAMES if any(f"/{name}/" in command for command in commands)}
 
     def finish(self) -> None:
         """Let all jobs complete, undisturbed."""
@@ -215,7 +218,7 @@ def kill_and_kill(fleet: Fleet, kills: int) -> None:
     fleet.finish()
     undisturbed = Fleet(fleet.root / "undisturbed", fleet.origin, fleet.engine, fleet.chance)
     undisturbed.finish()
-    tell(f"{fleet.engine}: {lives} lives, {dict(fleet.kills)}, {fleet.in_ffmpeg} in ffmpeg")
+    tell(f"{fleet.engine}: {lives} lives, {dict(fleet.kills)}, {fleet.met_ffmpeg} in ffmpeg")
     assert fleet.found == undisturbed.found
 
 
@@ -234,7 +237,7 @@ def test_a_server_killed_at_any_instant_loses_and_tears_nothing(fleet: Fleet) ->
 def test_many_kills(fleet: Fleet) -> None:
     """The same, many times; some of them while ffmpeg writes."""
     kill_and_kill(fleet, MANY)
-    assert fleet.in_ffmpeg
+    assert fleet.met_ffmpeg
 
 
 MERGE: Final = {"merge_output_format": "mp4"}

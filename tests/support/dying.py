@@ -24,12 +24,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidra_trio.engine import workdir, ytdlp
+from vidra_trio.engine import janitor, workdir, ytdlp
 from vidra_trio.engine.control import Control
 from vidra_trio.engine.pipe import Produced, Start
 
 if TYPE_CHECKING:
     from types import FrameType
+
+OWNER = "me"
 
 MODULES = frozenset(("builtins", "io", "_io", "posix", "_posixsubprocess"))
 
@@ -185,9 +187,10 @@ def _say(results: int, outcome: Outcome) -> None:
 
 
 def _attempt(attempt: Attempt) -> Outcome:
-    """Do what an engine does, and what follows when the job has its end."""
+    """Do what a server does at its start, then an engine, and what follows a job's end."""
     root = Path(attempt.root)
     downloads, folder = root / "downloads", root / "downloads" / ".vidra-j"
+    janitor.sweep((downloads,), {"j"}, OWNER)
     files = _run(attempt, folder / "0", downloads, root)
     if isinstance(files, str):
         return Outcome(False, error=files)
@@ -199,7 +202,7 @@ def _run(attempt: Attempt, work: Path, downloads: Path, root: Path) -> tuple[str
     done = workdir.complete(work, downloads, (), overwrite=True, check=_go_on)
     if done is not None:
         return done.files
-    place = workdir.prepare(work, downloads, (), owner="me", apart=attempt.apart)
+    place = workdir.prepare(work, downloads, (), owner=OWNER, apart=attempt.apart)
     order = Start(
         run=1,
         url=attempt.url,

@@ -207,6 +207,50 @@ def test_copies_are_the_same_whoever_makes_them(
     assert (work / "tmp" / "a.mp4.part").read_bytes() == content
 
 
+@pytest.mark.parametrize("kernel", [True, False])
+def test_copies_need_no_kernels_help(
+    work: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
+) -> None:
+    """Not every libc has the call for it."""
+    if not kernel:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    put(prepare(work), "tmp/a.mp4.part", WHOLE)
+    give_up(work)
+    assert (work / "tmp" / "a.mp4.part").read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_a_rescue_that_is_given_up_changes_nothing(
+    work: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
+) -> None:
+    """Before every block: the next run finds what there was, and no half of a place."""
+    monkeypatch.setattr(fencing, "_AT_ONCE", 100_000)
+    monkeypatch.setattr(fencing, "_BLOCK", 100_000)
+    if not kernel:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    fill(prepare(work))
+    fenced = workdir.fence(work)
+    assert fenced is not None
+    asked, last = 0, 0
+
+    def check() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == last:
+            raise KeyboardInterrupt
+
+    while True:
+        asked, last = 0, last + 1
+        try:
+            place = workdir.prepare(work, work.parents[1], (), apart=True, check=check)
+        except KeyboardInterrupt:
+            assert {p.name for p in work.parent.iterdir()} == {"owner", fenced.name}
+        else:
+            break
+    assert left(place) == KEPT | {"prepared"}
+    assert last > 6
+
+
 def test_a_full_disk_costs_the_parts_only(
     work: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

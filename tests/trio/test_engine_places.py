@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.instants import every_instant
 from vidra_trio.core.job import JOB_ID
-from vidra_trio.engine import places, workdir
+from vidra_trio.engine import places, removal, workdir
 from vidra_trio.engine.errors import ItemFailed
+from vidra_trio.engine.janitor import sweep
 from vidra_trio.engine.resume import Ledger
 
 ALIAS = "0.0123456789abcdef"
@@ -242,6 +243,50 @@ def test_a_kill_while_a_place_is_made_loses_nothing(tmp_path: Path, apart: bool)
         assert {p.name for p in (place / "tmp").iterdir()} == ({"a.part"} if ran else set()), when
         assert places.places(folder) == [place], when
     assert seen > 12
+
+
+def test_a_late_removal_leaves_a_new_run_alone(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given up, and the job runs again: from its first instant on it is about the past."""
+    put(prepare(work, "me"), "tmp/a.part", "old")
+    real = removal.remove_tree
+    runs: list[Path] = []
+
+    def late(top: Path, *, last: str | None = None) -> dict[str, str]:
+        if not runs:
+            runs.append(top)
+            runs.append(put(prepare(work, "me"), "tmp/a.part", "new"))
+        return real(top, last=last)
+
+    monkeypatch.setattr(removal, "remove_tree", late)
+    assert workdir.remove(work.parent) == ()
+    assert runs[1].read_text() == "new"
+    assert [p.name for p in work.parents[1].iterdir()] == [work.parent.name]
+    assert places.owner_of(work.parent) == "me"
+
+
+@pytest.mark.slow
+def test_a_kill_while_a_job_is_removed(tmp_path: Path) -> None:
+    """At every instant: all of its folder is there, or a janitor's, who finds all of that."""
+
+    def make(number: int) -> Path:
+        root = tmp_path / str(number)
+        work = root / ".vidra-job" / "0"
+        put(prepare(work, "me"), "tmp/a.part")
+        put(work.with_name("1"), "tmp/b.part")
+        return root
+
+    seen = 0
+    for root, when in every_instant(make, lambda root: workdir.remove(root / ".vidra-job")):
+        seen += 1
+        folder = root / ".vidra-job"
+        if folder.exists():
+            assert len(list(folder.rglob("*.part"))) == 2, when
+            continue
+        sweep([root], (), "another")
+        assert all((one / "owner").exists() for one in root.iterdir()), when
+        sweep([root], (), "me")
+        assert list(root.iterdir()) == [], when
+    assert seen > 8
 
 
 def test_two_threads_may_remove_the_same(work: Path) -> None:

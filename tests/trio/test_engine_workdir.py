@@ -6,12 +6,16 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vidra_trio.core.zones import PathRules
 from vidra_trio.engine import workdir
 from vidra_trio.engine.errors import ItemFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass
@@ -201,6 +205,54 @@ def test_another_volume_is_copied_to_and_then_renamed(
     OtherVolume(monkeypatch, place.work / "out")
     place.publish("a.mp4")
     assert place.there() == {"a.mp4": "media" * 1000}
+
+
+class MountedTwice:
+    """Makes a folder refuse renames and links from outside, with the device it has anyhow."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        for name in ("rename", "replace", "link"):
+            monkeypatch.setattr(os, name, self.crossing(getattr(os, name), folder))
+
+    @staticmethod
+    def crossing(real: Callable[..., None], folder: Path) -> Callable[..., None]:
+        def call(source: Path, target: Path, **how: object) -> None:
+            if Path(source).is_relative_to(folder) != Path(target).is_relative_to(folder):
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            real(source, target, **how)
+
+        return call
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_folder_that_is_mounted_once_more_is_copied_to(
+    place: Place, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """The device is the same, but renames do not cross; nothing of ours stays there."""
+    (place.destination / "sub").mkdir()
+    MountedTwice(monkeypatch, place.destination / "sub")
+    place.produce(a_mp4="media", sub__b_vtt="words", sub__c_vtt="more", new__d_vtt="words")
+    assert place.publish("a.mp4", overwrite=overwrite)[0] == "a.mp4"
+    assert place.there() == {
+        "a.mp4": "media", "new/d.vtt": "words", "sub/b.vtt": "words", "sub/c.vtt": "more",
+    }  # fmt: skip
+
+
+def test_nothing_is_published_where_a_folder_takes_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is found before the first file is in its place."""
+    (place.destination / "z").mkdir()
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "rename", full)
+    place.produce(a_mp4="media", z__b_vtt="words")
+    with pytest.raises(ItemFailed):
+        place.publish("z/b.vtt")
+    assert place.there() == {}
+    assert (place.work / "out" / "a.mp4").exists()
 
 
 def test_a_copy_can_be_given_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

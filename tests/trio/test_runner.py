@@ -135,6 +135,15 @@ async def test_one_bad_url_of_two_ends_with_errors() -> None:
     assert (end.state, end.finished_items) == (S.COMPLETED_WITH_ERRORS, (1,))
 
 
+async def test_a_skipped_url_does_not_make_up_for_a_bad_one() -> None:
+    """Nothing was downloaded: the job has failed, and says why."""
+    ends = {"http://h/a": Finished(), "http://h/b": Failed("http_404", "gone")}
+    async with open_house(ScriptedEngine(lambda spec: (VIDEO, ends[spec.url]))) as house:
+        job = await house.supervisor.create(TWO)
+        end = await house.supervisor.wait_settled(job.job_id)
+    assert (end.state, end.error, end.error_code) == (S.FAILED, "gone", "http_404")
+
+
 async def test_all_urls_bad_is_failed_with_the_first_cause() -> None:
     """The first failure is the job's error."""
     async with open_house(ScriptedEngine(lambda spec: (Failed("c", f"no {spec.url}"),))) as house:

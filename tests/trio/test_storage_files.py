@@ -210,7 +210,8 @@ def test_a_copy_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
     """A temporary file of somebody else's is somebody else's."""
-    ours = [".download_state.json.0123456789abcdef.tmp", ".j-1_X.json.0123456789abcdef.tmp"]
+    random = "0123456789abcdef.tmp"
+    ours = [f".download_state.json.{random}", f".j-1_X.json.{random}", f".id.{random}"]
     theirs = [
         *(
             "download_state.json.tmp",
@@ -250,6 +251,43 @@ def test_one_server_per_data_directory(tmp_path: Path) -> None:
             pass
         with pytest.raises(DataDirInUse), hold_data_dir(at):
             pass
+    with hold_data_dir(at):
+        pass
+
+
+def test_a_data_directory_has_an_identity(tmp_path: Path) -> None:
+    """Made once, private; of its own even at the same path, and it moves along."""
+    at, other = Locations(tmp_path / "data"), Locations(tmp_path / "other")
+    with hold_data_dir(at) as first:
+        assert at.id.read_text() == f"{first}\n"
+        assert (len(first), mode(at.id)) == (32, 0o600)
+    with hold_data_dir(at) as again, hold_data_dir(other) as another:
+        assert first == again != another
+    at.data.rename(tmp_path / "moved")
+    with hold_data_dir(at) as fresh, hold_data_dir(Locations(tmp_path / "moved")) as moved:
+        assert fresh != first == moved
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\xff", b"0" * 31, b"a/../b"])
+def test_a_damaged_identity_is_replaced(tmp_path: Path, damaged: bytes) -> None:
+    """Then what its server left behind stays: it could be somebody else's."""
+    at = Locations(tmp_path / "data")
+    at.data.mkdir()
+    at.id.write_bytes(damaged)
+    with hold_data_dir(at) as found:
+        assert at.id.read_text() == f"{found}\n"
+        assert len(found) == 32
+
+
+def test_a_link_in_place_of_the_identity(tmp_path: Path) -> None:
+    """Nobody else chooses who we are; and the lock is let go."""
+    at = Locations(tmp_path / "data")
+    at.data.mkdir()
+    (tmp_path / "theirs").write_text("0" * 32 + "\n")
+    at.id.symlink_to(tmp_path / "theirs")
+    with pytest.raises(ConfigurationError, match="VIDRA_SERVER_DATA"):
+        hold_data_dir(at).__enter__()
+    at.id.unlink()
     with hold_data_dir(at):
         pass
 

@@ -23,7 +23,15 @@ import stat
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from vidra_trio.engine import resume
-from vidra_trio.engine.places import PREPARED, aside, current, files_below, folder_of, item_of
+from vidra_trio.engine.places import (
+    PREPARED,
+    aside,
+    current,
+    files_below,
+    folder_of,
+    item_of,
+    tmp_of,
+)
 from vidra_trio.engine.removal import remove_tree
 
 if TYPE_CHECKING:
@@ -113,7 +121,7 @@ def _kept(fenced: Path, ledger: resume.Ledger) -> list[Path]:
 def _is_kept(file: Path, fenced: Path, ledger: resume.Ledger) -> bool:
     if file.parent == fenced:
         return file.name not in (resume.LEDGER, PREPARED)
-    if not file.is_relative_to(resume.tmp_of(fenced)) or resume.is_fragment(file.name):
+    if not file.is_relative_to(tmp_of(fenced)) or resume.is_fragment(file.name):
         return False
     return file.name.endswith((".part", ".ytdl")) or ledger.holds(file)
 

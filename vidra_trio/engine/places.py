@@ -114,6 +114,16 @@ def places(folder: Path) -> list[Path]:
     return found
 
 
+def out_of(work: Path) -> Path:
+    """Where finished files wait to be published."""
+    return work / "out"
+
+
+def tmp_of(work: Path) -> Path:
+    """Where streams are downloaded and processed."""
+    return work / "tmp"
+
+
 def aside(work: Path, what: str) -> Path:
     """Return a new name beside `work` for what becomes of it."""
     return work.with_name(f"{what}-{item_of(work)}-{token()}")

@@ -28,10 +28,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vidra_trio.core.job import JOB_ID
 from vidra_trio.core.paths import WORK_PREFIX
-from vidra_trio.engine import resume
 from vidra_trio.engine.bounds import check_file, unavailable
 from vidra_trio.engine.errors import ItemFailed
-from vidra_trio.engine.places import current, files_below, folder_of, item_of, job_id_of, token
+from vidra_trio.engine.places import (
+    current,
+    files_below,
+    folder_of,
+    item_of,
+    job_id_of,
+    out_of,
+    token,
+)
 from vidra_trio.engine.removal import remove_place
 
 if TYPE_CHECKING:
@@ -83,7 +90,7 @@ def publish(
         ItemFailed: see `workdir.prepare`.
     """
     place = current(work)
-    out = resume.out_of(place)
+    out = out_of(place)
     relatives = sorted(_products(out, main), key=lambda one: (str(one) == main, one))
     if str(relatives[-1] if relatives else None) != main:
         raise ItemFailed("nothing_downloaded", f"the file is not there: {main}")
@@ -119,7 +126,7 @@ def complete(
     place = current(work)
     try:
         noted = _noted(place)
-        waiting = [r for r in noted.marks if _mark(resume.out_of(place) / r) == noted.marks[r]]
+        waiting = [r for r in noted.marks if _mark(out_of(place) / r) == noted.marks[r]]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     there = [r for r in noted.marks if _mark(destination / r) == noted.marks[r]]
@@ -198,7 +205,7 @@ def _staged(
     try:
         pairs = []
         for relative in relatives:
-            source, target = resume.out_of(place) / relative, destination / relative
+            source, target = out_of(place) / relative, destination / relative
             made += _make_folder(target.parent)
             if target.parent not in apart:
                 apart[target.parent] = _is_apart(source, place, destination, target)
@@ -304,7 +311,7 @@ def _note_of(place: Path) -> Path:
 
 def _note(place: Path, main: str, relatives: Sequence[Path]) -> None:
     """Write down what is about to be published; it is there whole or not at all."""
-    out, note = resume.out_of(place), _note_of(place)
+    out, note = out_of(place), _note_of(place)
     files = [[str(relative), *(_mark(out / relative) or ())] for relative in relatives]
     fresh = note.with_name(f"{note.name}.new")
     fresh.write_text(json.dumps({"main": main, "files": files}), encoding="ascii")

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 from vidra_trio.core.redact import one_line, redact
 from vidra_trio.core.report import Identified, Line, Stage, Tick, Waiting
 from vidra_trio.core.states import JobKind, Level
-from vidra_trio.engine import preview, resume
+from vidra_trio.engine import preview
 from vidra_trio.engine.errors import plain
+from vidra_trio.engine.places import out_of, tmp_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,7 +54,7 @@ class Reporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._emit = emit
-        folders = (resume.out_of(work), resume.tmp_of(work))
+        folders = (out_of(work), tmp_of(work))
         self._prefixes = tuple(f"{folder}{os.sep}" for folder in folders)
         self._secrets = tuple(secrets)
         self._clock = clock

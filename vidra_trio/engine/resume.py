@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vidra_trio.engine.holes import Holes
+from vidra_trio.engine.places import out_of, tmp_of
 from vidra_trio.engine.removal import remove_tree
 
 LEDGER: Final = "streams"
@@ -45,16 +46,6 @@ the Range satisfiable whatever was written (4), and covers a tail torn by a powe
 
 _FRAGMENT = re.compile(r"-Frag(\d+)$")
 _FRAGMENT_FILE = re.compile(r"\.part-Frag\d+(?:\.part)?$")
-
-
-def out_of(work: Path) -> Path:
-    """Where finished files wait to be published."""
-    return work / "out"
-
-
-def tmp_of(work: Path) -> Path:
-    """Where streams are downloaded and processed."""
-    return work / "tmp"
 
 
 def is_fragment(name: str) -> bool:

@@ -27,6 +27,7 @@ from vidra_trio.engine.places import (
     open_folder,
     places,
     set_aside,
+    tmp_of,
     token,
 )
 from vidra_trio.engine.publishing import Published, complete, forget_copies, publish
@@ -117,7 +118,7 @@ def newest_change(work: Path) -> tuple[int, int]:
 
 def _parts_in(place: Path) -> list[Path]:
     ledger = resume.Ledger(place)
-    files = (f for f in files_below(resume.tmp_of(place)) if not resume.is_fragment(f.name))
+    files = (f for f in files_below(tmp_of(place)) if not resume.is_fragment(f.name))
     return [file for file in files if file.suffix == ".part" or ledger.holds(file)]
 
 
@@ -134,7 +135,7 @@ def _make(work: Path, owner: str | None, check: Callable[[], None], *, apart: bo
     place.mkdir(mode=0o700, parents=folder is None, exist_ok=True)
     if folder is not None:
         (place / PREPARED).touch()
-    resume.tmp_of(place).mkdir(exist_ok=True)  # also says no when the directory is read-only
+    tmp_of(place).mkdir(exist_ok=True)  # also says no when the directory is read-only
     return place
 
 

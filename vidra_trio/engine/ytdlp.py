@@ -58,6 +58,7 @@ from vidra_trio.engine.holes import Holes
 from vidra_trio.engine.names import confine
 from vidra_trio.engine.params import SMALLEST_BLOCK, build, secrets_of
 from vidra_trio.engine.pipe import Ended, Produced
+from vidra_trio.engine.places import out_of, tmp_of
 from vidra_trio.engine.reporting import Reporter
 from vidra_trio.engine.validators import Memory, StartOver, Transfer
 
@@ -184,8 +185,8 @@ class _Item:
         self.order = order
         self.reporter = reporter
         self.control = control
-        self.out = resume.out_of(Path(order.work))
-        self.tmp = resume.tmp_of(Path(order.work))
+        self.out = out_of(Path(order.work))
+        self.tmp = tmp_of(Path(order.work))
         self.ledger = resume.Ledger(Path(order.work))
         self.skipped: str | None = None
         self.silent = False  # what is transferred is a side file: no ticks
