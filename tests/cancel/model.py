@@ -126,6 +126,7 @@ class Life:
     directory: bool = False
     afresh: bool = False  # the next run starts from nothing
     keeps: bool = False  # the next run continues in the directory that is there
+    parked: bool = False  # waits for a slot again, because the server stops
     returning: bool = False  # restored, and not told yet
     stored: str | None = None  # the newest status that reached the store
     unstored: bool = False  # a write failed since
@@ -253,6 +254,7 @@ class Referee:
             assert self.ending, said
             assert status in self._ends_possible(life), said
             self._kept(life, said)
+            life.parked = True
         else:
             assert life.status == status, said
 
@@ -447,8 +449,9 @@ class Referee:
         for life in self.lives.values():
             assert life.opened is None, life
             assert not life.leaving, f"it should be gone: {life}"
-            # A job that waits for a slot may still be cancelled; the next server ends it.
-            assert life.status in SETTLED | {"queued", "cancelling"}, life
+            # What was told to wait may still be cancelled; the next server ends it.
+            late = life.status == "cancelling" and life.parked
+            assert late or life.status in SETTLED | {"queued"}, life
 
     def dies(self) -> None:
         """The server was killed: nobody gets an answer any more."""

@@ -229,8 +229,12 @@ def _merging(scene: Scene) -> Params:
 
 
 def _converting(scene: Scene) -> Params:
-    steps = [{"key": "FFmpegVideoConvertor", "preferedformat": "mov"}]
-    return {"ffmpeg_location": _program(scene), "postprocessors": steps}
+    return {
+        "ffmpeg_location": _program(scene),
+        "postprocessors": [{"key": "FFmpegVideoConvertor", "preferedformat": "mov"}],
+        # With several threads one file in twenty comes out a little different.
+        "postprocessor_args": {"videoconvertor+ffmpeg_o": ["-threads", "1"]},
+    }
 
 
 def _program(scene: Scene) -> str:

@@ -37,7 +37,7 @@ pytestmark = [
 ENGINES: Final = ("process", "thread")
 KILLS: Final = 4
 MANY: Final = 40
-AIMS: Final = ("transfer", "any", "ffmpeg")
+AIMS: Final = ("transfer", "transfer", "any", "ffmpeg", "ffmpeg")
 GONE_SECONDS: Final = 5.0
 STUBS: Final = Path(__file__).parents[1] / "support" / "stubs"
 ACTIVE: Final = ("queued", "starting", "running")
@@ -90,7 +90,8 @@ class Fleet:
         with self.serve() as server:
             self.go_on(server)
             before = {name: kind.traffic(self.origin) for name, kind in self.kinds.items()}
-            self.await_instant(server, [n for n in NAMES if self.kills[n] < kills], before)
+            lacking = [name for name in NAMES if self.kills[name] < kills]
+            self.await_instant(server, lacking or list(NAMES), before)
             children = server.children()
             in_ffmpeg = self.in_ffmpeg_of(children)
             self.struck = self.moved_since(before) | in_ffmpeg
@@ -127,7 +128,7 @@ class Fleet:
     ) -> None:
         """Wait for a random instant: of the transfers, of somebody's ffmpeg, or of any time."""
         name = self.chance.choice(lacking)
-        aim = self.chance.choice(AIMS if name in THROUGH_FFMPEG else AIMS[:2])
+        aim = self.chance.choice(AIMS if name in THROUGH_FFMPEG else AIMS[:3])
         seconds = self.chance.random() * {"transfer": 1.0, "any": 2.0, "ffmpeg": 1.0}[aim]
         if aim == "ffmpeg":
             self.origin.mend(f"/{name}")
