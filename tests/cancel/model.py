@@ -97,9 +97,17 @@ class Asked:
 
     job_id: str
     command: str
-    seen: set[str]  # every status that the job had meanwhile
-    acted: bool = False
-    stored: bool = False  # ... and what it did has reached the store
+    seen: set[str]  # every status that the job has had since
+
+
+@dataclass(eq=False)
+class Effect:
+    """What a command did, and nobody has been answered yet."""
+
+    job_id: str
+    command: str
+    status: str
+    stored: bool = False  # it has reached the store
 
 
 @dataclass
@@ -151,6 +159,7 @@ class Referee:
         self.lives: dict[str, Life] = {}
         self.gone: set[str] = set()
         self.asked: list[Asked] = []
+        self.effects: list[Effect] = []
         self.ending = False
         self.unremoved: set[str] = set()  # removals that failed
 
@@ -176,37 +185,45 @@ class Referee:
         if self.ending:
             asked.seen.add("queued")  # a stopped job waits again before that is stored and told
         said = f"{asked.command} while {sorted(asked.seen)} was answered {word}"
-        could = {COMMANDS[s][asked.command] for s in asked.seen if s in COMMANDS}
         if word == UNKNOWN:
             assert UNKNOWN in asked.seen, said
         elif word == CLOSING:
             assert self.ending, said
-            assert "queued" in could, said
+            assert any(COMMANDS[s][asked.command] == "queued" for s in asked.seen), said
         elif word == NO:
             assert refused in asked.seen, said
             assert COMMANDS[refused][asked.command] == NO, said
-        elif word == UNSTORED:
-            assert could & {"cancelling", "cancelled", "pausing", "queued", GONE}, said
-        elif asked.acted:
-            assert word in could, said
-            assert asked.stored, f"{said}, but it is not stored"
-            return
-        else:
-            assert any(COMMANDS[s][asked.command] == SAME for s in asked.seen & {word}), said
-        assert not asked.acted or word == UNSTORED, f"{said}, but it acted"
+        elif effect := self._effect(asked, word):
+            self.effects.remove(effect)
+        elif word != UNSTORED:  # which may hit what did nothing, too
+            assert word in asked.seen, f"{said}, and is not stored"
+            assert COMMANDS[word][asked.command] == SAME, f"{said}, and is not stored"
+        self._no_more_effects(asked.job_id, asked.command)
 
     def unheard(self, asked: Asked) -> None:
         """Whoever gave the command went away before it acted; later, it is heard to its end."""
         self.asked.remove(asked)
-        assert not asked.acted, f"half a {asked.command}"
+        self._no_more_effects(asked.job_id, asked.command)
 
     def _acts(self, job_id: str, command: str, status: str) -> None:
-        """Somebody's `command` took effect: find whose."""
-        for asked in self.asked:
-            if (asked.job_id, asked.command, asked.acted) == (job_id, command, False):
-                asked.acted = True
-                return
-        raise AssertionError(f"told {status}, but nobody asked to {command}")
+        """A command took effect; somebody must have given it, and will be told so."""
+        self.effects.append(Effect(job_id, command, status))
+        self._no_more_effects(job_id, command)
+
+    def _effect(self, asked: Asked, word: str) -> Effect | None:
+        """Return what the command did, for somebody who was answered `word`."""
+        for effect in self.effects:
+            if (effect.job_id, effect.command) == (asked.job_id, asked.command):
+                durable = effect.stored and effect.status == word
+                if durable or (word == UNSTORED and not effect.stored):
+                    return effect
+        return None
+
+    def _no_more_effects(self, job_id: str, command: str) -> None:
+        """Nothing is done that nobody asked for, and nobody is told less than was done."""
+        effects = [one for one in self.effects if (one.job_id, one.command) == (job_id, command)]
+        asked = [one for one in self.asked if (one.job_id, one.command) == (job_id, command)]
+        assert len(effects) <= len(asked), f"{effects}, asked: {asked}"
 
     # -- what is told
 
@@ -323,7 +340,7 @@ class Referee:
 
     def _seen(self, job_id: str, status: str) -> None:
         for asked in self.asked:
-            if asked.job_id == job_id and not asked.acted:
+            if asked.job_id == job_id:
                 asked.seen.add(status)
 
     # -- what the engine does, and is asked to
@@ -331,13 +348,13 @@ class Referee:
     def stopping(self, job_id: str) -> None:
         """The open run is asked to stop."""
         life = self.lives[job_id]
-        assert life.status == "pausing", life
+        assert life.status == "pausing", f"{life}"
         life.stopping = True
 
     def listened(self, job_id: str) -> None:
         """Somebody waits for the open run's next report: who pauses has said so before."""
         life = self.lives[job_id]
-        assert life.stopping is (life.status == "pausing") or life.status == "cancelling", life
+        assert life.stopping is (life.status == "pausing") or life.status == "cancelling", f"{life}"
 
     def opened(self, job_id: str, index: int) -> None:
         """A run of one URL began."""
@@ -369,7 +386,7 @@ class Referee:
     def finishes(self, job_id: str) -> None:
         """The engine reported a success: decided now, unless a cancel came first."""
         life = self.lives[job_id]
-        assert life.opened is not None, life
+        assert life.opened is not None, f"{life}"
         life.finished.add(life.opened)
         life.last, life.made, life.parts = "finished", True, False
         if len(life.finished) == life.urls and life.status != "cancelling":
@@ -392,7 +409,7 @@ class Referee:
     def left(self, job_id: str) -> None:
         """The engine has let go of a run."""
         life = self.lives[job_id]
-        assert life.opened is not None, life
+        assert life.opened is not None, f"{life}"
         index, life.opened = life.opened, None
         again = life.last == PASSING and life.tries[index] <= self.retries
         excused = life.status == "cancelling" or (life.status == "pausing" and life.last != FINAL)
@@ -424,7 +441,7 @@ class Referee:
     def forgotten(self, job_id: str) -> None:
         """A job that nobody was told of left the store."""
         life = self.lives.pop(job_id, None)
-        assert life is None or not life.status, life
+        assert life is None or not life.status, f"{life}"
         self.gone.add(job_id)
 
     def removed(self, job_id: str) -> None:
@@ -434,8 +451,8 @@ class Referee:
         self._durable(job_id)
 
     def _durable(self, job_id: str) -> None:
-        for asked in self.asked:
-            asked.stored |= asked.job_id == job_id and asked.acted
+        for effect in self.effects:
+            effect.stored |= effect.job_id == job_id
 
     # -- servers come and go
 
@@ -447,15 +464,16 @@ class Referee:
         """The server has stopped: every job was brought to rest, and that was told."""
         assert not self.asked, f"never answered: {self.asked}"
         for life in self.lives.values():
-            assert life.opened is None, life
+            assert life.opened is None, f"{life}"
             assert not life.leaving, f"it should be gone: {life}"
             # What was told to wait may still be cancelled; the next server ends it.
             late = life.status == "cancelling" and life.parked
-            assert late or life.status in SETTLED | {"queued"}, life
+            assert late or life.status in SETTLED | {"queued"}, f"{life}"
 
     def dies(self) -> None:
         """The server was killed: nobody gets an answer any more."""
         self.asked.clear()
+        self.effects.clear()
 
     def begins(self, restored: Mapping[str, Remembered]) -> None:
         """Another server begins, with what the store gave it."""
@@ -492,14 +510,14 @@ class Referee:
         """Time has passed, and nobody did anything: what must have happened, has."""
         assert not self.asked, f"never answered: {self.asked}"
         for life in self.lives.values():
-            assert life.status not in {"", "pausing", "cancelling"}, life
+            assert life.status not in {"", "pausing", "cancelling"}, f"{life}"
             assert not life.leaving, f"it should be gone: {life}"
             assert not life.returning, f"nobody was told: {life}"
             if life.status in {"starting", "running"}:
                 assert life.opened is not None or life.resting, f"nothing happens: {life}"
                 assert not life.last or life.resting, f"never told: {life}"
             else:
-                assert life.opened is None, life
+                assert life.opened is None, f"{life}"
         busy = sum(life.status in {"starting", "running"} for life in self.lives.values())
         waiting = sum(life.status == "queued" for life in self.lives.values())
         assert busy <= slots, f"{busy} jobs at work"

@@ -293,11 +293,11 @@ class WitnessStore:
         self.journal.note("forgotten", job_id)
 
     def _write(self, job_id: str) -> None:
+        if job_id not in self._wanted:
+            return  # written together with an older one
         if self.broken:
             self.journal.note("unstored", job_id)
             raise StorageFailed("disk full")
-        if job_id not in self._wanted:
-            return  # written together with an older one
         snapshot = self._wanted.pop(job_id)
         if snapshot is None:
             self.saved.pop(job_id, None)
@@ -369,6 +369,8 @@ class WitnessedServer:
         """Set the delays."""
         self.store.delay, self.engine.disk_delay = store, disk
         self.engine.lets_go_after = engine
+        for run in self.engine.runs:
+            run.lets_go_after = engine
 
     def stop(self) -> None:
         """Begin to stop."""

@@ -24,7 +24,6 @@ MERGE, MERGED = Stage("Merger"), Stage("Merger", finished=True)
         ((FOUND,), Phase.CONNECT, 20),
         ((FOUND, BEGIN), Phase.CONNECT, 20),
         ((FOUND, BEGIN, Tick("a")), Phase.TRANSFER, 30),
-        ((FOUND, BEGIN, Tick("a"), Line(Level.WARNING, "again")), Phase.TRANSFER, 30),
         ((FOUND, BEGIN, Tick("a"), END), Phase.CONNECT, 20),
         ((FOUND, BEGIN, Tick("a"), END, MERGE), Phase.POSTPROCESS, 40),
         ((FOUND, BEGIN, Tick("a"), END, MERGE, MERGED), Phase.CONNECT, 20),
@@ -43,11 +42,33 @@ def test_a_phase_is_read_off_the_reports(
     assert silence.deadline == (100.0 if reports else 0.0) + limit
 
 
+@pytest.mark.parametrize("reports", [(FOUND,), (FOUND, BEGIN, Tick("a"))])
+def test_that_something_is_tried_again_is_no_sign_of_life(
+    reports: tuple[Identified | Stage | Tick, ...],
+) -> None:
+    """A site that keeps silent is silent, however often it is asked."""
+    silence = Silence(LIMITS, 0.0)
+    for report in reports:
+        silence.heard(report, 1.0)
+    before = silence.deadline
+    silence.heard(Line(Level.INFO, "[download] Got error: Retrying (1/10)"), 5.0)
+    assert silence.deadline == before
+
+
+def test_a_warning_is_no_sign_of_life() -> None:
+    """A page asked for is one; that it did not come is none."""
+    silence = Silence(LIMITS, 0.0)
+    silence.heard(Line(Level.WARNING, "timed out, trying again"), 5.0)
+    assert silence.deadline == 10.0
+    silence.heard(Line(Level.INFO, "Downloading webpage"), 5.0)
+    assert silence.deadline == 15.0
+
+
 def test_a_wait_on_purpose_is_excused() -> None:
     """A sleep interval of a minute, and then the usual patience."""
     silence = Silence(LIMITS, 0.0)
     silence.heard(Waiting(60.0), 5.0)
-    assert silence.deadline == 75.0
+    assert silence.deadline == 70.0
 
 
 def test_a_clients_own_time_out_is_respected() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from tests.support.engines import ENGINES, PATIENCE, Bench, open_bench, sent, wa
 from tests.support.origin import Origin, digest, open_origin
 from tests.support.process import descendants
 from vidra_trio.core.report import Failed, Finished, Identified, Line, Stage, Stopped, Tick
+from vidra_trio.core.stall import StallLimits
 from vidra_trio.engine.disk import Disk
 from vidra_trio.engine.holes import Holes
 
@@ -303,3 +305,29 @@ async def stopped_at(bench: Bench, spec: RunSpec, size: int) -> None:
             if isinstance(report, Tick) and report.downloaded_bytes > size:
                 run.stop()
     assert isinstance(report, Stopped)
+
+
+@pytest.mark.parametrize(("url", "code"), [("/hang", "extract"), ("/file", "transfer")])
+async def test_a_site_that_keeps_silent_is_a_stall(
+    tmp_path: Path, origin: Origin, kind: str, url: str, code: str
+) -> None:
+    """After what the operator says, not after as many tries as yt-dlp likes."""
+    limits = StallLimits(extract=1.5, transfer=1.5)
+    where = origin.at(url) if url == "/hang" else origin.file("s.mp4", SIZE, stall=300_000)
+    async with open_bench(tmp_path, kind, limits=limits) as bench:
+        end = await bench.run(bench.spec(where, params={"socket_timeout": 15}))
+        assert isinstance(end, Failed)
+        assert (end.code, end.retryable) == (f"stalled_{code}", True)
+        await wait_until(lambda: origin.open_connections() == 0)
+
+
+async def test_a_folder_that_vanishes_is_named(tmp_path: Path, origin: Origin, kind: str) -> None:
+    """It is the destination's fault, not the site's or a defect."""
+    async with open_bench(tmp_path, kind) as bench:
+        url = origin.file("vanishes.mp4", SIZE, rate=2_000_000)
+        async with bench.engine.open(bench.spec(url)) as run:
+            async for report in run:
+                if isinstance(report, Tick):
+                    shutil.rmtree(bench.downloads, ignore_errors=True)
+        assert isinstance(report, Failed)
+        assert report.code == "destination_unavailable"

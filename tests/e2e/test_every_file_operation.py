@@ -65,7 +65,9 @@ class Mortal:
         wanted = replace(self.item, die_at=die_at, torn=torn)
         self.process.stdin.write(f"{json.dumps(asdict(wanted))}\n")
         self.process.stdin.flush()
-        outcome = Outcome(**json.loads(self.process.stdout.readline()))
+        line = self.process.stdout.readline()
+        assert line, f"the process ended: {self.process.wait(5)}"
+        outcome = Outcome(**json.loads(line))
         assert outcome.error == ""
         return outcome
 

@@ -107,7 +107,7 @@ async def test_an_announced_wait_is_no_stall(tmp_path: Path) -> None:
 async def test_a_clients_own_patience_counts(tmp_path: Path) -> None:
     """Who sets a longer time-out for the site's answer means it."""
     body = "time.sleep(0.6); end()"
-    params = {"socket_timeout": 10}
+    params = {"socket_timeout": 20}
     assert await run(tmp_path, body, only("extract"), params) == Finished()
 
 

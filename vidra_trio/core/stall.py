@@ -3,11 +3,11 @@
 1. A phase is read off the reports: until the item is identified the site is
    being asked (extract); then nothing has moved yet (connect), something moves
    (transfer), or a post-processor works.
-2. Every report is a sign of life. `Waiting` also excuses the silence that it
-   announces: a sleep interval is no stall.
-3. The numbers bound silence, not work: an hour of encoding that writes is fine.
-   yt-dlp's own time-outs (15 s, with retries that are logged) end most stalls
-   before; this ends the rest.
+2. A sign of life is something that got further: a tick, a stage, and while the site
+   is being asked a line that is no warning (each page asked for is one). That
+   yt-dlp tries again after a time-out of its own is none.
+3. `Waiting` excuses the silence that it announces: a sleep interval is no stall.
+4. The numbers bound silence, not work: an hour of encoding that writes is fine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
-from vidra_trio.core.report import Identified, Stage, Tick, Waiting
+from vidra_trio.core.report import Identified, Line, Stage, Tick, Waiting
+from vidra_trio.core.states import Level
 
 if TYPE_CHECKING:
     from vidra_trio.core.report import Report
@@ -89,6 +90,11 @@ class Silence:
     def heard(self, report: Report, now: float) -> None:
         """Take a report for the sign of life that it is."""
         match report:
+            case Waiting(seconds):
+                self.deadline += seconds
+                return
+            case Line(level) if self.phase in _MOVING or level not in _PLAIN:
+                return
             case Identified():
                 self.phase = self._between = Phase.CONNECT
             case Tick():
@@ -97,11 +103,11 @@ class Silence:
                 self._stage((name, key), finished=finished)
             case _:
                 pass
-        self.alive(now, excused=report.seconds if isinstance(report, Waiting) else 0.0)
+        self.alive(now)
 
-    def alive(self, now: float, *, excused: float = 0.0) -> None:
-        """Begin to count again, from the end of what is excused."""
-        self.deadline = now + excused + self.limit
+    def alive(self, now: float) -> None:
+        """Begin to count again."""
+        self.deadline = now + self.limit
 
     @property
     def limit(self) -> float:
@@ -122,6 +128,8 @@ class Silence:
             self.phase = self._between
 
 
+_MOVING: Final = (Phase.CONNECT, Phase.TRANSFER)
+_PLAIN: Final = (Level.DEBUG, Level.INFO)
 _DOWNLOAD: Final = "download"
 _EXPECTED: Final = (
     "seconds for all phases, or extract=, connect=, transfer=, postprocess= by comma; 0 for never"

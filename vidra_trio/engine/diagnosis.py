@@ -34,7 +34,7 @@ class Verdict:
 
 
 GIVEN: Final = Verdict("given", "the program around this server brought it")
-UNDECIDED: Final = Verdict("undecided", "a first worker is being tried")
+UNDECIDED: Final = Verdict("undecided", "it is being started")
 
 
 class Diagnosis:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from vidra_trio.engine import janitor, workdir
+from vidra_trio.engine.places import current
 from vidra_trio.engine.tools import find_ffmpeg
 from vidra_trio.engine.vetting import vet
 
@@ -119,6 +120,14 @@ class Disk:
         return await trio.to_thread.run_sync(
             workdir.newest_change, work, limiter=_alone(), abandon_on_cancel=True
         )
+
+    async def has_place(self, work: Path) -> bool:
+        """Return whether the run's directory is there: somebody may have removed it."""
+
+        def look() -> bool:
+            return current(work).is_dir()
+
+        return await trio.to_thread.run_sync(look, limiter=_alone(), abandon_on_cancel=True)
 
     async def fence(self, work: Path) -> None:
         """Take `work` from a thread that was given up; what can be continued stays in `work`."""

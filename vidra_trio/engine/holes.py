@@ -26,7 +26,8 @@ class Holes:
     def add(self, stream: str, fragment: int) -> None:
         """Note a fragment that could not be had."""
         with self._path.open("a", encoding="ascii") as file:
-            file.write(json.dumps([stream, fragment]) + "\n")
+            # The line before may be torn: not this one with it.
+            file.write(f"\n{json.dumps([stream, fragment])}\n")
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -52,6 +53,6 @@ class Holes:
             try:
                 stream, fragment = json.loads(line)
                 found.add((str(stream), int(fragment)))
-            except (ValueError, TypeError):  # torn by a kill
+            except (ValueError, TypeError):  # torn by a kill, or empty
                 continue
         return found

@@ -265,7 +265,8 @@ def _begin_copy(place: Path, destination: Path, target: Path) -> Path:
     folder = folder_of(place) or place
     copy = target.with_name(f"{WORK_PREFIX}{job_id_of(folder.name)}.{token()}.copy")
     with (folder / COPIES).open("a", encoding="ascii") as journal:
-        journal.write(json.dumps(str(copy.relative_to(destination))) + "\n")
+        # The line before may be torn: not this one with it.
+        journal.write(f"\n{json.dumps(str(copy.relative_to(destination)))}\n")
     return copy
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from vidra_trio.core.report import Failed, Finished, Line, Stopped, Tick
-from vidra_trio.core.stall import Silence, StallLimits
+from vidra_trio.core.stall import Phase, Silence, StallLimits
 from vidra_trio.core.states import Level
 from vidra_trio.engine.errors import FAULTS, ItemFailed
 from vidra_trio.engine.pipe import Ended, Hello, Produced, Start
@@ -39,8 +39,12 @@ milliseconds; only code that neither waits nor asks is ended the hard way, which
 LOOK_SECONDS: Final = 5.0
 """How long a look at the work directory may take before it counts as silence, too."""
 
-PATIENCE_FACTOR: Final = 2
-"""A client's own socket time-out, times this, is the least that counts as a stall."""
+USUAL_TIMEOUT: Final = 15.0
+"""What every client sends. Who sets a longer time-out for the site's answers means it."""
+
+
+_NO_REASON: Final = ("engine_error", "nothing_downloaded", "disk_error")
+_WRITING: Final = (Phase.TRANSFER, Phase.POSTPROCESS)
 
 
 class DriverGone(Exception):
@@ -192,11 +196,12 @@ class ItemRun:
         """Nothing was heard for too long: look whether something is written, else give up.
 
         ffmpeg says nothing while it works, but its file grows. The first look has
-        nothing to compare with: silence ends a run after one to two limits.
+        nothing to compare with: there, silence ends a run after one to two limits.
         """
         seen = self._seen
-        with trio.move_on_after(LOOK_SECONDS):  # a disk that hangs is no sign of life
-            self._seen = await self._disk.newest_change(self._spec.work)
+        if self._silence.phase in _WRITING:
+            with trio.move_on_after(LOOK_SECONDS):  # a disk that hangs is no sign of life
+                self._seen = await self._disk.newest_change(self._spec.work)
         now = trio.current_time()
         if self._seen != seen:
             self._silence.alive(now)
@@ -220,10 +225,18 @@ class ItemRun:
                 return await self._publish(self._end)
             case Stopped():
                 return Stopped(await self._parts())
+            case Failed(code) if code in _NO_REASON and not await self._has_place():
+                message = f"its folder was removed meanwhile: {self._spec.work.parent}"
+                return Failed("destination_unavailable", message)
             case end:
                 assert end is not None  # noqa: S101  # this is why we are here
                 await trio.lowlevel.checkpoint()
                 return end
+
+    async def _has_place(self) -> bool:
+        with trio.move_on_after(LOOK_SECONDS):
+            return await self._disk.has_place(self._spec.work)
+        return True
 
     async def _parts(self) -> tuple[str, ...]:
         with trio.move_on_after(LOOK_SECONDS):
@@ -261,4 +274,6 @@ def _append(reports: deque[Report], report: Report) -> None:
 
 def _patience(spec: RunSpec) -> float:
     seconds = spec.params.get("socket_timeout")
-    return PATIENCE_FACTOR * seconds if isinstance(seconds, (int, float)) else 0.0
+    if isinstance(seconds, (int, float)) and seconds > USUAL_TIMEOUT:
+        return float(seconds)
+    return 0.0

@@ -43,7 +43,7 @@ class ScriptedRun:
         self.spec = spec
         self.stopping = trio.Event()
         self._steps = iter(steps)
-        self._lets_go_after = lets_go_after
+        self.lets_go_after = lets_go_after
         self._ended = False
 
     def __aiter__(self) -> AsyncIterator[Report]:
@@ -66,7 +66,7 @@ class ScriptedRun:
             if not isinstance(step, (int, float, trio.Event)):
                 return step  # type: ignore[return-value]  # what is neither time nor event is a report
             if await self._stopped_during(step):
-                await trio.sleep(self._lets_go_after)
+                await trio.sleep(self.lets_go_after)
                 return Stopped()
         return Failed("engine_died", "the script ended without a terminal report")
 
@@ -91,7 +91,7 @@ class ScriptedEngine:
 
     `lets_go_after` is how long a stop, soft or hard, takes: seconds of the
     clock in use, so that a MockClock makes slow engines free. A change counts
-    for runs that are opened later.
+    for runs that are opened later; each has its own.
     """
 
     def __init__(
