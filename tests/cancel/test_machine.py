@@ -225,14 +225,15 @@ class Machine(RuleBasedStateMachine):
             self.host.close()
 
 
-def play(games: int, steps: int) -> None:
-    """Play so many games of so many steps."""
+def play(games: int, steps: int, *, anew: bool = False) -> None:
+    """Play so many games of so many steps: the same ones every time, or `anew`."""
     run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=games,
             stateful_step_count=steps,
             deadline=None,
+            derandomize=not anew,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
@@ -250,4 +251,4 @@ def test_whatever_happens_in_whatever_order(caplog: pytest.LogCaptureFixture) ->
 def test_whatever_happens_for_a_long_time(caplog: pytest.LogCaptureFixture) -> None:
     """The same, for minutes."""
     caplog.set_level(logging.CRITICAL, "vidra_trio")
-    play(games=5_000, steps=60)
+    play(games=5_000, steps=60, anew=True)

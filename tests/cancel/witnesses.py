@@ -250,7 +250,9 @@ class WitnessStore:
         self.saved = {one.snapshot.job_id: one.snapshot for one in restored}
         self.delay = 0.0
         self.broken = False
-        self._wanted: dict[str, Snapshot | None] = {}
+        self._wanted: dict[str, tuple[int, Snapshot | None]] = {}
+        self._written: dict[str, int] = {}
+        self._numbers = 0
         self._gone: set[str] = set()
 
     def kept(self) -> tuple[Stored, ...]:
@@ -260,30 +262,30 @@ class WitnessStore:
     def mend(self) -> None:
         """Let the disk work again."""
         self.broken = False
-        for job_id in list(self._wanted):
-            self._write(job_id)
+        for job_id, (number, _) in list(self._wanted.items()):
+            self._write(job_id, number)
 
     async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
         """Store a job after `delay`."""
         if snapshot.job_id not in self._gone:
-            self._wanted[snapshot.job_id] = snapshot
+            number = self._want(snapshot.job_id, snapshot)
             await trio.sleep(self.delay)
             # A disk's answer and a cancellation may cross: it is not heard any more here.
             await trio.lowlevel.cancel_shielded_checkpoint()
-            self._write(snapshot.job_id)
+            self._write(snapshot.job_id, number)
 
     def save_soon(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
         """Store a job at once, or when the disk works again."""
-        self._wanted[snapshot.job_id] = snapshot
+        number = self._want(snapshot.job_id, snapshot)
         if not self.broken:
-            self._write(snapshot.job_id)
+            self._write(snapshot.job_id, number)
 
     async def remove(self, job_id: str) -> None:
         """Remove a job after `delay`."""
         self._gone.add(job_id)
-        self._wanted[job_id] = None
+        number = self._want(job_id, None)
         await trio.sleep(self.delay)
-        self._write(job_id)
+        self._write(job_id, number)
 
     def forget(self, job_id: str) -> None:
         """Remove a job that nobody was told of."""
@@ -292,13 +294,18 @@ class WitnessStore:
         self.saved.pop(job_id, None)
         self.journal.note("forgotten", job_id)
 
-    def _write(self, job_id: str) -> None:
-        if job_id not in self._wanted:
-            return  # written together with an older one
+    def _want(self, job_id: str, snapshot: Snapshot | None) -> int:
+        self._numbers += 1
+        self._wanted[job_id] = (self._numbers, snapshot)
+        return self._numbers
+
+    def _write(self, job_id: str, number: int) -> None:
+        if number <= self._written.get(job_id, 0):
+            return  # it was, together with an older one
         if self.broken:
             self.journal.note("unstored", job_id)
             raise StorageFailed("disk full")
-        snapshot = self._wanted.pop(job_id)
+        self._written[job_id], snapshot = self._wanted.pop(job_id)
         if snapshot is None:
             self.saved.pop(job_id, None)
             self.journal.note("removed", job_id)

@@ -214,6 +214,7 @@ async def test_what_cannot_be_kept_aside_stops_the_start(
     def refuse(self: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
+    await ids(at)  # a server has been here before
     monkeypatch.setattr(Path, "rename", refuse)
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     monkeypatch.setattr(Path, "replace", refuse)
