@@ -333,7 +333,8 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - leftovers are no reason to end a server
             _log.warning("old work directories stay: %r", error)
         else:
-            _log.info("removed %d old work directories", len(gone))
+            if gone:
+                _log.info("removed %d old work directories", len(gone))
         finally:
             self._swept.set()
 
