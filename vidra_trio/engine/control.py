@@ -55,7 +55,7 @@ class Control:
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._lock = threading.Lock()
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._sockets: set[socket.socket] = set()
         self._children: weakref.WeakSet[subprocess.Popen[Any]] = weakref.WeakSet()
         self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._aim = threading.Lock()
@@ -99,7 +99,7 @@ class Control:
     def track_socket(self, sock: socket.socket) -> None:
         """Remember a socket that is about to block; after a stop it does not get that far."""
         with self._lock:
-            self._sockets.add(sock)
+            self._sockets = {one for one in self._sockets if one.fileno() >= 0} | {sock}
         if self._asked.is_set():
             sock.close()  # it is this thread's alone, and nobody expects to have to
             raise Interrupted
@@ -118,6 +118,14 @@ class Control:
             others = set(self._threads) - {threading.current_thread()}
         for thread in others:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """Close what an interrupted run left open; none of its threads may run any more."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, set()
+        for sock in sockets:
+            with contextlib.suppress(OSError):
+                sock.close()
 
     # The last resort, for a thread of our own. The lock is never waited for where that
     # could hold up Trio: an exception that strikes at the wrong moment may keep it taken.
@@ -151,7 +159,7 @@ class Control:
         """Raise `Interrupted` in the exposed thread, wherever it is; nothing when there is none."""
         if self._aim.acquire(blocking=False):
             try:
-                if self._thread is not None:
+                if self._thread is not None and not _imports(self._thread):
                     _raise_in(self._thread, Interrupted)
             finally:
                 self._aim.release()
@@ -172,6 +180,16 @@ def kill(child: subprocess.Popen[Any]) -> None:
             os.killpg(child.pid, signal.SIGKILL)
         else:
             child.kill()
+
+
+def _imports(thread: int) -> bool:
+    """Return whether a thread is in an import: struck there, it would leave a lock taken."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise_in(thread: int, what: type[BaseException] | None) -> None:

@@ -75,13 +75,16 @@ class Mailbox:
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self._token = token
         self._messages: deque[Message] = deque()
-        self._room = threading.Condition()  # held for moments only: Trio takes it, too
+        # Held for moments only: Trio takes it, too. Entered as the lock that it is, in C: an
+        # exception that strikes in `Condition.__enter__` would leave it taken for ever.
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
         self._arrived = trio.Event()
         self._closed = False
 
     def put(self, message: Message) -> None:
         """Add a message; blocks while the box is full and open. Any thread but Trio's."""
-        with self._room:
+        with self._lock:
             if isinstance(message, Tick):
                 self._drop_older(message)
             while len(self._messages) >= MAILBOX and not self._closed:
@@ -104,7 +107,7 @@ class Mailbox:
                 raise DriverGone("it was stopped")
             self._arrived = trio.Event()
             await self._arrived.wait()
-        with self._room:
+        with self._lock:
             messages = tuple(self._messages)
             self._messages.clear()
             self._room.notify_all()
@@ -112,7 +115,7 @@ class Mailbox:
 
     def close(self) -> None:
         """Take nothing more; whoever waits, for room or for messages, goes on. Trio's thread."""
-        with self._room:
+        with self._lock:
             self._closed = True
             self._room.notify_all()
         self._wake()
@@ -215,6 +218,7 @@ class ThreadDriver:
             self._conceal()
         finally:
             self._control.wait_alone(KILL_GRACE)
+            self._control.close()
             hooks.close()
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._done.set)

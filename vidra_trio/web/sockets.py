@@ -11,11 +11,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 from quart import websocket
+from quart.wrappers import base
 
 from vidra_trio.core.errors import JobNotFound, ShuttingDown
 from vidra_trio.core.events import OVERVIEW, job_room
@@ -35,6 +37,11 @@ NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
 INTERNAL_ERROR: Final = 1011
 TRY_AGAIN_LATER: Final = 1013
+
+_LEFT: Final = tuple(
+    error for name in ("ClientDisconnectedError",) if (error := getattr(base, name, None))
+)
+"""What `receive` raises when the peer is gone: since Quart 0.23; before, the task was cancelled."""
 
 _logger = logging.getLogger(__name__)
 
@@ -111,10 +118,17 @@ async def _run(
         code = its_code
         nursery.cancel_scope.cancel()
 
+    left = trio.Event()
+
+    async def until_left(task: Callable[[], Awaitable[None]]) -> None:
+        with suppress(*_LEFT):
+            await task()
+        left.set()
+
     async with trio.open_nursery() as nursery:
         for task in tasks:
-            nursery.start_soon(task)
-        for event, its_code in ends:
+            nursery.start_soon(until_left, task)
+        for event, its_code in (*ends, (left, NORMAL)):
             nursery.start_soon(end, event, its_code)
     return code
 
