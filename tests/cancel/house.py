@@ -25,6 +25,7 @@ from tests.support.leaks import Census, tagged
 from tests.support.loops import open_loop
 from tests.support.origin import digest, media_root, open_origin
 from vidra_trio.core.report import Finished
+from vidra_trio.engine import hooks
 from vidra_trio.engine.base import RunSpec
 from vidra_trio.engine.process import open_process_engine
 from vidra_trio.engine.thread import KILL_GRACE, open_thread_engine
@@ -91,7 +92,7 @@ class House:
 
     def _is_quiet(self) -> bool:
         now = self.engine.statistics()
-        ready = now.idle if self.kind == "process" else 1
+        ready = now.idle if self.kind == "process" else not hooks.wrapped()
         return not now.running and bool(ready) and not now.abandoned
 
     def census(self, *folders: Path) -> Census:

@@ -113,7 +113,9 @@ def _before_blocking(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, *args, **kwargs)
         control.track_socket(self)
         result = original(self, *args, **kwargs)
-        control.check()  # a stop before there was a connection need not have ended it
+        if control.asked:  # a stop before there was a connection need not have ended it
+            self.close()  # nobody above expects to have to
+        control.check()
         return result
 
     return track
