@@ -33,7 +33,7 @@ PUBLIC = {
 IMPORTERS = {
     "threading": {"engine/"},
     "multiprocessing": set[str](),
-    "concurrent": set[str](),
+    "concurrent": {"engine/hooks.py"},  # loads it before anything forks, uses nothing of it
     "asyncio": set[str](),
     "subprocess": {
         "engine/",

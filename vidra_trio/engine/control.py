@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -36,13 +37,23 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from types import FrameType
 
 CURRENT: ContextVar[Control | None] = ContextVar("vidra_run", default=None)
 """The run that this thread works for; None in every thread that is not ours."""
 
 
-_AIM_SECONDS: Final = 1.0
-"""How long a thread waits for whoever aims at it: microseconds, or for ever."""
+_DELICATE: Final = (
+    "<frozen importlib",
+    f"{os.sep}threading.py",
+    f"{os.sep}subprocess.py",
+    f"{os.sep}logging{os.sep}__init__.py",
+)
+"""Files with code that is not struck: it holds locks that everybody needs, in a way that an
+exception between two bytecodes breaks; a fork even calls such code of other modules."""
+
+_OUTERMOST: Final = ("_bootstrap", "_bootstrap_inner", "run")
+"""The functions of threading.py that are at the bottom of every thread, whatever it does."""
 
 
 class Interrupted(BaseException):
@@ -127,42 +138,47 @@ class Control:
             with contextlib.suppress(OSError):
                 sock.close()
 
-    # The last resort, for a thread of our own. The lock is never waited for where that
-    # could hold up Trio: an exception that strikes at the wrong moment may keep it taken.
+    # The last resort, for a thread of our own. `_aim` is entered as the lock that it is, in C:
+    # no exception can strike between taking it and the block that gives it back.
 
     def expose(self) -> None:
         """Let `interrupt` strike the calling thread until it calls `conceal`."""
         self._thread = threading.get_ident()
 
     def conceal(self) -> None:
-        """Let nothing strike the calling thread any more, and drop what is on its way."""
-        locked = self._aim.acquire(timeout=_AIM_SECONDS)
-        self._thread = None
-        _raise_in(threading.get_ident(), None)
-        if locked:
-            self._aim.release()
+        """Let nothing strike the calling thread any more.
 
-    def computed(self) -> float:
-        """Return the CPU seconds of the exposed thread; 0 without one, or where nobody counts."""
-        if sys.platform != "linux" or not self._aim.acquire(blocking=False):
-            return 0.0
-        try:
+        What is on its way strikes before this returns. It cannot be taken back: up to
+        Python 3.12, clearing it (`PyThreadState_SetAsyncExc` with NULL) leaves the flag set
+        that makes every thread look for it, and with a tracing debugger or coverage on 3.11
+        they do nothing else from then on (measured).
+        """
+        with self._aim:
+            self._thread = None
+        _look_for_exceptions()
+
+    def computed(self) -> float | None:
+        """Return the CPU seconds of the exposed thread; None: there is none, or no clock."""
+        if sys.platform not in ("linux", "android"):
+            return None
+        with self._aim:
             if self._thread is None:
-                return 0.0
-            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
-        except OSError:  # it is just ending
-            return 0.0
-        finally:
-            self._aim.release()
+                return None
+            try:
+                return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
+            except OSError:  # it is just ending
+                return None
 
     def interrupt(self) -> None:
-        """Raise `Interrupted` in the exposed thread, wherever it is; nothing when there is none."""
-        if self._aim.acquire(blocking=False):
-            try:
-                if self._thread is not None and not _imports(self._thread):
-                    _raise_in(self._thread, Interrupted)
-            finally:
-                self._aim.release()
+        """Raise `Interrupted` in the exposed thread, unless it is where that does harm.
+
+        Only for a thread that computes: one that waits in C (for a name's address) does not
+        hear it before it is back, and until then Python looks for it in every thread.
+        """
+        with self._aim:
+            if self._thread is not None and not _is_delicate(self._thread):
+                what = ctypes.py_object(Interrupted)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), what)
 
 
 def shut_down(sock: socket.socket) -> None:
@@ -182,16 +198,31 @@ def kill(child: subprocess.Popen[Any]) -> None:
             child.kill()
 
 
-def _imports(thread: int) -> bool:
-    """Return whether a thread is in an import: struck there, it would leave a lock taken."""
-    frame = sys._current_frames().get(thread)
+def _is_delicate(thread: int) -> bool:
+    """Return whether a thread is in code that an exception must not strike."""
+    frame = _current_frames().get(thread)
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if any(part in code.co_filename for part in _DELICATE) and code.co_name not in _OUTERMOST:
             return True
         frame = frame.f_back
     return False
 
 
-def _raise_in(thread: int, what: type[BaseException] | None) -> None:
-    exception = None if what is None else ctypes.py_object(what)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
+def _current_frames() -> dict[int, FrameType]:
+    """Return each thread's innermost frame.
+
+    Up to Python 3.11 the interpreter holds a lock meanwhile that a finalizer may want, too,
+    should the garbage collector run: so it must not (cpython issue 106883).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _look_for_exceptions() -> None:
+    """Do nothing; the interpreter looks for them wherever a function begins."""

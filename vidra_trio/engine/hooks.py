@@ -14,6 +14,7 @@ Not reached: name resolution and native libraries (curl_cffi), which block in C.
 from __future__ import annotations
 
 import builtins
+import concurrent.futures.thread  # noqa: F401  # here, not later: see `_die_with_parent`
 import contextlib
 import ctypes
 import functools
@@ -167,6 +168,11 @@ def _die_with_parent() -> Callable[[], None]:
     It runs between fork and exec, where little is safe: everything is looked up
     here, and the child makes two system calls. (2 ms per child, measured: with it
     Python forks instead of using vfork.)
+
+    A fork also runs what modules have registered for it, and a thread pool's module
+    registers to take a lock before and to release it after. Loaded by another thread in
+    between, it releases a lock that it never took, from under whoever holds it (half of
+    150 processes, measured). So it is loaded with this module.
     """
     prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()

@@ -193,18 +193,22 @@ class ThreadDriver:
                 del self._engine.threads[thread]
 
     async def _wait_ended(self, thread: threading.Thread) -> None:
+        computed = self._control.computed()
         with trio.move_on_after(INTERRUPT_AFTER):
-            await self._wait_ended_or_looping()
+            await self._wait_ended_or_looping(computed)
         while not self._done.is_set():
-            self._control.interrupt()
+            before, computed = computed, self._control.computed()
+            if computed is None or computed != before:
+                self._control.interrupt()
             with trio.move_on_after(INTERRUPT_AFTER):
                 await self._done.wait()
         while thread.is_alive():  # noqa: ASYNC110  # nobody is left to set an event
             await trio.sleep(0.0005)
 
-    async def _wait_ended_or_looping(self) -> None:
-        limit = self._control.computed() + LOOP_AFTER
-        while not self._done.is_set() and self._control.computed() < limit:
+    async def _wait_ended_or_looping(self, since: float | None) -> None:
+        while (
+            not self._done.is_set() and (self._control.computed() or 0) - (since or 0) < LOOP_AFTER
+        ):
             with trio.move_on_after(_LOOK):
                 await self._done.wait()
 
