@@ -201,12 +201,12 @@ def test_a_folder_that_another_server_is_just_making_is_safe(
 
 @pytest.mark.slow
 def test_two_servers_share_a_folder(house: House) -> None:
-    """One starts its jobs while the other one sweeps, again and again."""
+    """One starts its jobs while the other one starts, again and again."""
     over = threading.Event()
     swept: list[str] = []
 
     def other_server() -> None:
-        while not over.is_set():
+        while not over.wait(0.001):
             swept.extend(sweep([house.downloads], (), OURS))
 
     thread = threading.Thread(target=other_server)
