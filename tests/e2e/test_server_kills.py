@@ -284,7 +284,9 @@ def test_ffmpeg_goes_with_its_server(
             server.ask("POST", f"/api/jobs/{job_id}/resume")
         for one in (job_id, whole):
             wait_ended(server, one)
-    (found,), (expected,) = ((tmp_path / name).iterdir() for name in ("out", "whole"))
+    left = {name: list((tmp_path / name).iterdir()) for name in ("out", "whole")}
+    assert [len(files) for files in left.values()] == [1, 1], left
+    (found,), (expected,) = left.values()
     assert digest(found) == digest(expected)
 
 

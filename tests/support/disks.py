@@ -37,6 +37,10 @@ class FaultyDisk(Disk):
         self._count("create")
         return super().create(path)
 
+    def append(self, path: Path) -> int:
+        self._count("append")
+        return super().append(path)
+
     def write(self, descriptor: int, data: memoryview) -> int:
         try:
             self._count("write")

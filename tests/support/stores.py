@@ -12,6 +12,7 @@ from vidra_trio.core.job import JobSpec, LogEntry, Snapshot
 from vidra_trio.core.states import JobState, Level
 from vidra_trio.storage.files import DISK, Disk, Locations, hold_data_dir
 from vidra_trio.storage.jobs import JobStore, open_store
+from vidra_trio.storage.journal import digest, read_segments, replay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -53,9 +54,22 @@ async def ids(at: Locations) -> list[str]:
 
 
 def state(at: Locations) -> list[dict[str, Any]]:
-    """Return the jobs of the state file, which must be whole."""
-    jobs: list[dict[str, Any]] = json.loads(at.state.read_bytes())["jobs"]
-    return jobs
+    """Return the jobs that state file and journal hold; both must be whole."""
+    data = _data(at)
+    jobs = {form["job_id"]: form for form in json.loads(data)["jobs"]} if data else {}
+    journal = replay(read_segments(at), digest(data), 0)
+    assert (journal.known, journal.notes) == (True, [])
+    jobs |= journal.changes
+    return [form for form in jobs.values() if form is not None]
+
+
+def folded(at: Locations) -> bool:
+    """Return whether the state file tells all, as an older server needs it."""
+    return not replay(read_segments(at), digest(_data(at)), 0).size
+
+
+def _data(at: Locations) -> bytes:
+    return at.state.read_bytes() if at.state.exists() else b""
 
 
 def put(at: Locations, content: object, **sides: Mapping[str, object]) -> None:

@@ -58,7 +58,7 @@ def named(folder: Path, pattern: str) -> list[Path]:
 
 
 async def test_an_old_directory_is_read_and_left_as_it_was(at: Locations) -> None:
-    """Options and logs come from the side files, with their versions; nothing is rewritten."""
+    """Options and logs come from the side files, with their versions; those stay as they are."""
     old = entry("a", options_version=7, options_external=True, logs_version=8, logs_external=True)
     put(
         at,
@@ -66,7 +66,7 @@ async def test_an_old_directory_is_read_and_left_as_it_was(at: Locations) -> Non
         job_options={"a": {"version": 7, "options": {"format": "best", "password": "x"}}},
         job_logs={"a": {"version": 8, "logs": [line("one"), "no line", line("two")]}},
     )
-    before = {path: path.read_bytes() for path in at.data.rglob("*.json")}
+    sides = {path: path.read_bytes() for path in at.data.glob("*/*.json")}
     async with opened(at) as store:
         a, b = store.restored
         assert store.notes == ()
@@ -74,7 +74,10 @@ async def test_an_old_directory_is_read_and_left_as_it_was(at: Locations) -> Non
     assert (a.snapshot.options_version, a.snapshot.logs_version) == (7, 8)
     assert [entry.message for entry in a.logs] == ["one", "two"]
     assert (b.snapshot.spec.options, b.snapshot.options_version, b.logs) == ({}, None, ())
-    assert {path: path.read_bytes() for path in at.data.rglob("*.json")} == before
+    assert {path: path.read_bytes() for path in at.data.glob("*/*.json")} == sides
+    again = at.state.read_bytes()
+    assert await ids(at) == ["a", "b"]
+    assert at.state.read_bytes() == again
 
 
 async def test_the_bare_list(at: Locations) -> None:

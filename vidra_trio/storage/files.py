@@ -2,7 +2,7 @@
 
 1. A file is replaced, never changed: written whole under a random name beside
    it, fsynced, renamed over it, and the folder fsynced. So a reader (or the next
-   life) finds the old bytes or the new ones.
+   life) finds the old bytes or the new ones. (The one that grows: `journal`.)
 2. A temporary file is opened O_EXCL and O_NOFOLLOW: a link planted under its
    name is an error, not a way out of the folder.
 3. After a failure the next try starts over with a new temporary file: the kernel
@@ -41,7 +41,8 @@ _NONBLOCK: Final = getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY: Final = getattr(os, "O_DIRECTORY", 0)
 _BINARY: Final = getattr(os, "O_BINARY", 0)  # only on Windows
 _TEMPORARY: Final = re.compile(
-    r"\.(?:id|[A-Za-z0-9_-]{1,64}\.json(?:\.[a-z]+-\d+)?)\.[0-9a-f]{16}\.tmp"
+    r"\.(?:id|(?:[A-Za-z0-9_-]{1,64}\.json|download_state\.journal\.\d+)(?:\.[a-z]+-\d+)?)"
+    r"\.[0-9a-f]{16}\.tmp"
 )
 _ID: Final = re.compile(rb"[0-9a-f]{32}\n")
 _SHARING_TRIES: Final = 5
@@ -60,6 +61,10 @@ class Locations:
     def state(self) -> Path:
         """All jobs."""
         return self.data / "download_state.json"
+
+    def journal(self, number: int) -> Path:
+        """What changed since, in segments."""
+        return self.data / f"download_state.journal.{number}"
 
     @property
     def options(self) -> Path:
@@ -100,6 +105,10 @@ class Disk:
         """Open a new file of ours; never one that is there, never through a link."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
         return os.open(path, flags, 0o600)
+
+    def append(self, path: Path) -> int:
+        """Open a file of ours that is there, to be written to at its end."""
+        return os.open(path, os.O_WRONLY | os.O_APPEND | _NOFOLLOW | _BINARY)
 
     def write(self, descriptor: int, data: memoryview) -> int:
         """Write some of `data`; return how much."""
@@ -160,6 +169,13 @@ def write_atomic(path: Path, data: bytes, disk: Disk = DISK, *, sync_folder: boo
         raise
     if sync_folder:
         disk.fsync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes, disk: Disk) -> None:
+    """Write all of `data`, however little the system takes at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[disk.write(descriptor, rest) :]
 
 
 def read_file(path: Path) -> bytes | None:
@@ -274,9 +290,7 @@ def _identity(locations: Locations) -> str:
 def _write_whole(path: Path, data: bytes, disk: Disk) -> None:
     descriptor = disk.create(path)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[disk.write(descriptor, rest) :]
+        write_all(descriptor, data, disk)
         disk.fsync(descriptor)
     finally:
         os.close(descriptor)

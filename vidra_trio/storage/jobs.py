@@ -1,7 +1,7 @@
 """The durable jobs: one writer task, and a promise to everybody who waits for it.
 
 1. One write at a time, of everything that changed since the last one (group
-   commit): ten jobs created at once cost one fsync of the state file.
+   commit): ten jobs created at once cost one fsync of the journal.
 2. `save` and `remove` return when the disk has it. `save_soon` and `forget`
    never wait.
 3. The newest value wins and a removal is final: what comes late for a removed
@@ -9,6 +9,8 @@
 4. A failed write is told to those who wait, and tried again with whatever comes
    next, at the latest after `RETRY_SECONDS`. Until then the old file stays.
 5. Encoding and disk calls happen in a thread; the loop only passes references.
+6. The journal is folded into the state file beside all that, when it has become
+   large, and at close.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -28,13 +30,15 @@ from vidra_trio.storage.reading import StoredJob
 from vidra_trio.storage.state import StateFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from vidra_trio.core.job import LogEntry, Snapshot
     from vidra_trio.storage.files import Disk, Locations
     from vidra_trio.storage.reading import Loaded
 
 __all__ = ["JobStore", "StoreStatistics", "StoredJob", "open_store"]
+
+T = TypeVar("T")
 
 SOON_SECONDS: Final = 5.0
 """How long a change that nobody waits for may take to be written."""
@@ -95,6 +99,7 @@ async def open_store(locations: Locations, *, disk: Disk = DISK) -> AsyncIterato
     store = JobStore(state, loaded)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store._run, name="job store")
+        nursery.start_soon(store._keep_folded, name="job store, state file")
         try:
             yield store
         finally:
@@ -118,13 +123,17 @@ class JobStore:
         self._due = math.inf
         self._wake = trio.Event()
         self._closing = False
-        self._scope = trio.CancelScope(shield=True)
+        self._written = trio.Event()
+        self._fold = trio.Event()
+        self._scopes = [trio.CancelScope(shield=True) for _ in range(2)]
         self._limiter = trio.CapacityLimiter(1)
         self._writes = 0
         self._failures = 0
         self._error: str | None = None
         if loaded.again or loaded.rewrite:
             self._write_by(trio.current_time() + SOON_SECONDS)
+        if not state.folded:
+            self._fold.set()
 
     async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
         """Store a job. Durable on return; concurrent saves share one write.
@@ -203,21 +212,51 @@ class JobStore:
 
     async def _run(self) -> None:
         """Write whenever something is due; at close go on for as long as it works."""
-        with self._scope:
-            while not self._closing:
-                if await self._wait_due():
-                    await self._write()
-            while self._due < math.inf and await self._write():
-                pass
+        try:
+            with self._scopes[0]:
+                while not self._closing:
+                    if await self._wait_due():
+                        await self._write()
+                while self._due < math.inf and await self._write():
+                    pass
+        finally:
+            self._written.set()
+            self._fold.set()
         left = len(self._urgent) + len(self._lazy)
-        if left or self._scope.cancelled_caught:
+        if left or self._scopes[0].cancelled_caught:
             _log.error("closed with changes that are not stored: %s", self._error or "no answer")
         self._batch.settle("the store is closed")
 
+    async def _keep_folded(self) -> None:
+        """Fold the journal into the state file whenever it has grown, and once at close."""
+        with self._scopes[1]:
+            last = False
+            while not last:
+                await self._fold.wait()
+                self._fold, last = trio.Event(), self._written.is_set()
+                if not self._state.folded:
+                    await self._fold_now()
+            await self._in_thread(self._state.close)
+
+    async def _fold_now(self) -> None:
+        """Write the state file as it should be now; until that works the journal tells."""
+        try:
+            compaction = await self._in_thread(self._state.compact)
+            await trio.to_thread.run_sync(self._state.write, compaction, abandon_on_cancel=True)
+        except OSError as failure:
+            _log.warning("the journal stays: %s", failure.strerror or failure)
+
     def _close(self) -> None:
         self._closing = True
-        self._scope.deadline = trio.current_time() + CLOSE_SECONDS
+        for scope in self._scopes:
+            scope.deadline = trio.current_time() + CLOSE_SECONDS
         self._wake.set()
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        """Use the state file, which one thread at a time may."""
+        return await trio.to_thread.run_sync(
+            call, *arguments, limiter=self._limiter, abandon_on_cancel=True
+        )
 
     async def _wait_due(self) -> bool:
         """Wait until a write is due, or something changed; say which."""
@@ -243,9 +282,7 @@ class JobStore:
     async def _attempt(self, changes: Mapping[str, StoredJob | None]) -> str | None:
         """Hand `changes` to the disk; return what went wrong."""
         try:
-            await trio.to_thread.run_sync(
-                self._state.commit, changes, limiter=self._limiter, abandon_on_cancel=True
-            )
+            await self._in_thread(self._state.commit, changes)
         except OSError as failure:
             return self._failed(changes, failure.strerror or str(failure))
         except (ValueError, TypeError, RuntimeError, MemoryError) as defect:
@@ -256,6 +293,8 @@ class JobStore:
             _log.info("jobs are being saved again")
         self._writes += 1
         self._error = None
+        if self._state.bloated:
+            self._fold.set()
         return None
 
     def _failed(self, changes: Mapping[str, StoredJob | None], error: str) -> str:

@@ -20,13 +20,18 @@ from vidra_trio.core.errors import ConfigurationError
 from vidra_trio.core.job import LogEntry, Snapshot, next_version
 from vidra_trio.core.states import Level
 from vidra_trio.storage.files import keep_copy, move_aside, read_file
+from vidra_trio.storage.journal import digest, keep, read_segments, replay
 from vidra_trio.storage.records import RejectedEntry, parse_job, parse_log, parse_version
 from vidra_trio.storage.salvage import Damage, parse, sound
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from vidra_trio.storage.files import Disk, Locations
+    from vidra_trio.storage.journal import Replay, Segment
+
+    _Changes = Mapping[str, dict[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,14 @@ class Loaded:
 
     `again` are the jobs whose files do not say what was understood and `rewrite`
     says that the state file does not; `complete`, that there was one to be read.
+    `base` is the state file's digest, `journal` the bytes that were replayed on it.
     """
 
     jobs: tuple[StoredJob, ...]
     notes: tuple[str, ...]
     again: frozenset[str]
+    base: str
+    journal: int
     rewrite: bool
     complete: bool
 
@@ -70,6 +78,7 @@ class _Reader:
     """One reading: what was found so far."""
 
     def __init__(self, locations: Locations, disk: Disk) -> None:
+        self._at = locations
         self._state = locations.state
         self._options = locations.options
         self._logs = locations.logs
@@ -85,21 +94,57 @@ class _Reader:
     def read(self) -> Loaded:
         """Read everything and keep aside what was not understood."""
         path = self._state
+        segments = read_segments(self._at)  # nothing is touched if a newer version wrote one
         data, content, clean = self._read_json(path)
         entries = _entries(content)
         if data is not None and entries is None:
             self._set_aside(path, "no list of jobs")
-        for entry in entries or ():
-            self._take(entry, clean)
+        base = digest(data if data is not None and entries is not None else b"")
+        journal = replay(segments, base, self._now_ms, self._disk)
+        self._notes.extend(journal.notes)
+        changes: _Changes = journal.changes
+        foreign = not journal.known and bool(changes) and entries is not None
+        if foreign:
+            changes = self._of_another(segments, journal)
+        self._take_all(entries or (), clean, changes)
         if data is not None and (self._lost or self._damage):
             self._keep_copy(path, data)
         return Loaded(
             jobs=tuple(self._jobs.values()),
             notes=tuple(self._notes),
             again=frozenset(self._again),
-            rewrite=self._lost > 0,
+            base=base,
+            journal=journal.size,
+            rewrite=self._lost > 0 or foreign,
             complete=entries is not None,
         )
+
+    def _of_another(self, segments: list[Segment], journal: Replay) -> _Changes:
+        """Return what still counts of a journal whose state file somebody replaced.
+
+        An older version that ran after a crash knows better how its jobs stand; it
+        never knew of those that were created since, nor that others were deleted.
+        """
+        kept = [keep(one, self._now_ms, self._disk) for one in segments if one.path.exists()]
+        names = ", ".join(kept)
+        self._notes.append(f"{self._state.name} is not what the journal continues: kept as {names}")
+        return {
+            job_id: form
+            for job_id, form in journal.changes.items()
+            if form is None or job_id in journal.created
+        }
+
+    def _take_all(self, entries: Sequence[object], clean: bool, changes: _Changes) -> None:
+        """Take the state file's entries, each as the journal says it is now, and those it adds."""
+        waiting = dict(changes)
+        for entry in entries:
+            job_id = _id_of(entry)
+            if job_id not in changes:
+                self._take(entry, clean)
+            elif (form := waiting.pop(job_id, None)) is not None:
+                self._take(form, clean=True)
+        for form in filter(None, waiting.values()):
+            self._take(form, clean=True)
 
     # -- jobs
 
@@ -199,6 +244,12 @@ def _entries(content: object) -> list[Any] | None:
     """Return the jobs of a state file: under `jobs`, or (older) the bare list."""
     jobs = content.get("jobs") if isinstance(content, dict) else content
     return jobs if isinstance(jobs, list) else None
+
+
+def _id_of(entry: object) -> str:
+    """Return the id in an entry; of one without any, what is nobody's."""
+    found = entry.get("job_id") if isinstance(entry, dict) else None
+    return found.strip() if isinstance(found, str) else ""
 
 
 def _parse_entry(form: object, now: datetime) -> Snapshot:

@@ -1,7 +1,8 @@
-"""All stored jobs as files: `download_state.json` and one options and one log file per job.
+"""All stored jobs as files: `download_state.json`, its journal, and side files per job.
 
-1. Sync, and used by one thread at a time; `jobs.py` sees to both.
-2. The state file is what counts. Side files are written before the state file
+1. Sync, and used by one thread at a time; `jobs.py` sees to both. (`write` is
+   for another one: it takes its time.)
+2. State file and journal are what counts. Side files are written before the record
    that speaks of them and removed after the one that no longer does, so a kill
    in between leaves a file too many, never one too few.
 3. A side file is written only when its version changed: clients fetch options
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vidra_trio.core.job import JOB_ID
 from vidra_trio.storage.files import DISK, sweep, write_atomic
+from vidra_trio.storage.journal import Journal, delete, digest, put
 from vidra_trio.storage.reading import read_directory
 from vidra_trio.storage.records import dump_job, dump_log
 from vidra_trio.storage.salvage import Damage, sound
@@ -33,12 +35,26 @@ ORPHAN_SECONDS: Final = 24 * 3600
 """How long a side file without a job is left alone: somebody may be copying files into place."""
 
 
+JOURNAL_BYTES: Final = 1 << 20
+"""How large the journal may be before it is folded into the state file; or as large as that,
+so that a change costs, in the long run, twice its bytes and not those of all other jobs."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What the disk holds of one job: its entry, and the version in each side file."""
+    """What the disk holds of one job: its form in JSON, and the version in each side file."""
 
-    record: bytes
-    sides: Mapping[Path, object]
+    form: bytes
+    options: object = None
+    logs: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """A state file to be written, and the first segment that continues it."""
+
+    body: bytes
+    number: int
 
 
 class StateFile:
@@ -46,29 +62,47 @@ class StateFile:
 
     def __init__(self, locations: Locations, disk: Disk = DISK) -> None:
         self._at = locations
-        self._options = locations.options
-        self._logs = locations.logs
         self._disk = disk
         self._rows: dict[str, _Row] = {}
-        self._stale = False  # the file does not say what `_rows` says
+        self._journal = Journal(locations, digest(b""), disk)
+        self._size = 0  # of the state file
+        self._stale = False  # the state file must be written before anything else
+        self._normal = True  # it says what `_rows` says, and as we would
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def bloated(self) -> bool:
+        """The journal has become so large that it is to be folded into the state file."""
+        return self._journal.size > max(JOURNAL_BYTES, self._size)
+
+    @property
+    def folded(self) -> bool:
+        """All that is stored is in the state file, as an older version wants it."""
+        return self._normal and self._journal.size == 0
 
     def load(self) -> Loaded:
         """Read everything; once, before the first `commit`.
 
         Raises:
-            ConfigurationError: what is damaged could not be kept aside.
+            ConfigurationError: a newer version wrote some of it, or what is
+                damaged could not be kept aside.
         """
-        for folder in (self._at.data, self._at.options, self._at.logs):
-            sweep(folder)
         loaded = read_directory(self._at, self._disk)
+        for folder in (self._at.data, self._at.options, self._at.logs, self._at.entries):
+            sweep(folder)
         for stored in loaded.jobs:
-            known = stored.job_id not in loaded.again
-            sides = {path: key for path, key, _ in self._sides(stored)} if known else {}
-            self._rows[stored.job_id] = _Row(_dump_record(stored), sides)
-        self._stale = loaded.rewrite or bool(loaded.again)
+            row = _row(stored)
+            if stored.job_id in loaded.again:  # its side files are to be written
+                row = _Row(row.form)
+            self._rows[stored.job_id] = row
+        body = _body(self._rows)
+        self._journal = Journal(self._at, loaded.base, self._disk, loaded.journal)
+        self._stale = loaded.rewrite
+        nothing = not (loaded.complete or loaded.jobs)
+        self._normal = not loaded.again and (nothing or digest(body) == loaded.base)
+        self._size = len(body)
         # What was kept aside may be repaired by hand, and then needs its side files.
         aside = any(self._at.data.glob(f"{self._at.state.name}.*-*"))
         if loaded.complete and not aside:
@@ -82,74 +116,98 @@ class StateFile:
             OSError: they are not, though some of them may be on disk. Commit them
                 again, with what came since.
         """
-        rows = dict(self._rows)
-        for job_id, stored in changes.items():
-            if stored is None:
-                rows.pop(job_id, None)
-            else:
-                rows[job_id] = self._write_sides(stored)
-        self._sync_sides(rows, changes)
-        if self._stale or any(self._differs(rows, job_id) for job_id in changes):
-            body = b",\n".join(row.record for row in rows.values())
-            write_atomic(self._at.state, b'{"jobs": [\n' + body + b"\n]}\n", self._disk)
-        before, self._rows, self._stale = self._rows, rows, False
-        for job_id in changes:
-            self._remove_sides(job_id, before.get(job_id))
+        rows = {job_id: None if job is None else _row(job) for job_id, job in changes.items()}
+        self._write_sides(rows, changes)
+        if self._stale:
+            self._rewrite(rows)
+        elif records := list(self._records(rows)):
+            self._journal.append(records)
+        for job_id, row in rows.items():
+            before = self._rows.pop(job_id, None) if row is None else self._rows.get(job_id)
+            if row is not None:
+                self._rows[job_id] = row
+            self._remove_sides(job_id, before, row)
 
-    def _differs(self, rows: Mapping[str, _Row], job_id: str) -> bool:
-        old, new = self._rows.get(job_id), rows.get(job_id)
-        return (old and old.record) != (new and new.record)
+    def compact(self) -> Compaction:
+        """Begin a new segment, for what comes after the state file that is to be written.
+
+        Raises:
+            OSError: there is none; all is as it was.
+        """
+        return self._compaction(self._rows)
+
+    def write(self, compaction: Compaction) -> None:
+        """Put a state file in place, and remove the segments before it. One at a time.
+
+        Raises:
+            OSError: it is not there; state file and journal are as good as before.
+        """
+        write_atomic(self._at.state, compaction.body, self._disk)
+        self._size, self._normal = len(compaction.body), True
+        self._journal.forget(compaction.number)
+
+    def close(self) -> None:
+        """Leave nothing but the state file, when that tells all; never fails."""
+        if self.folded:
+            self._journal.end()
+        self._journal.close()
+
+    def _compaction(self, rows: Mapping[str, _Row]) -> Compaction:
+        body = _body(rows)
+        return Compaction(body, self._journal.rebase(digest(body)))
+
+    def _rewrite(self, rows: Mapping[str, _Row | None]) -> None:
+        """Write the state file with `rows` in it."""
+        merged = {i: row for i, row in {**self._rows, **rows}.items() if row is not None}
+        self.write(self._compaction(merged))
+        self._stale = False
+
+    def _records(self, rows: Mapping[str, _Row | None]) -> Iterator[bytes]:
+        for job_id, row in rows.items():
+            old = self._rows.get(job_id)
+            if row is None:  # also of one that is not there: a failed write may have put it there
+                yield delete(job_id)
+            elif old is None or old.form != row.form:
+                yield put(row.form, new=old is None)
 
     # -- side files
 
-    def _sides(self, stored: StoredJob) -> Iterator[tuple[Path, object, Any]]:
-        """Yield path, version and content of each side file that the job should have."""
-        snapshot, name = stored.snapshot, f"{stored.job_id}.json"
-        options = snapshot.spec.options
-        if options:
-            yield self._options / name, _key(snapshot.options_version, options), options
-        if stored.logs:
-            yield self._logs / name, _key(snapshot.logs_version, stored.logs), stored.logs
-
-    def _write_sides(self, stored: StoredJob) -> _Row:
-        """Write those side files that changed. Not yet durable: see `_sync_sides`."""
-        old = self._rows.get(stored.job_id)
-        sides = {}
-        for path, key, content in self._sides(stored):
-            sides[path] = key
-            if old is None or old.sides.get(path) != key:
-                data = _dump_side(stored, path, content, self._at)
-                write_atomic(path, data, self._disk, sync_folder=False)
-        return _Row(_dump_record(stored), sides)
-
-    def _sync_sides(
-        self, rows: Mapping[str, _Row], changes: Mapping[str, StoredJob | None]
+    def _write_sides(
+        self, rows: Mapping[str, _Row | None], changes: Mapping[str, StoredJob | None]
     ) -> None:
-        """Make the renames durable: once per folder, however many jobs there are."""
+        """Write the side files that changed; durable with one fsync per folder."""
         folders = set()
-        for job_id in changes:
-            old, new = self._rows.get(job_id), rows.get(job_id)
-            for path, key in () if new is None else new.sides.items():
-                if old is None or old.sides.get(path) != key:
-                    folders.add(path.parent)
+        for job_id, row in rows.items():
+            old, stored = self._rows.get(job_id), changes[job_id]
+            if row is None or stored is None:
+                continue
+            if row.options is not None and (old is None or old.options != row.options):
+                self._write_side(self._at.options, stored, _dump_options(stored))
+                folders.add(self._at.options)
+            if row.logs is not None and (old is None or old.logs != row.logs):
+                self._write_side(self._at.logs, stored, _dump_logs(stored))
+                folders.add(self._at.logs)
         for folder in sorted(folders):
             self._disk.fsync_folder(folder)
 
-    def _remove_sides(self, job_id: str, before: _Row | None) -> None:
+    def _write_side(self, folder: Path, stored: StoredJob, data: bytes) -> None:
+        write_atomic(folder / f"{stored.job_id}.json", data, self._disk, sync_folder=False)
+
+    def _remove_sides(self, job_id: str, before: _Row | None, row: _Row | None) -> None:
         """Remove what no job speaks of any longer; a failure leaves an orphan, no more."""
-        row = self._rows.get(job_id)
+        gone = set()
         if row is None:
-            name = f"{job_id}.json"
-            gone = {self._at.options / name, self._at.logs / name, self._at.entries / name}
-        else:
-            gone = set() if before is None else set(before.sides) - set(row.sides)
-        for path in gone:
+            gone = {self._at.options, self._at.logs, self._at.entries}
+        elif before is not None:
+            gone |= {self._at.options} if before.options and not row.options else set()
+            gone |= {self._at.logs} if before.logs and not row.logs else set()
+        for folder in gone:
             with contextlib.suppress(OSError):
-                self._disk.unlink(path)
+                self._disk.unlink(folder / f"{job_id}.json")
 
     def _remove_orphans(self) -> None:
         limit = time.time() - ORPHAN_SECONDS
-        for folder in (self._at.options, self._at.logs):
+        for folder in (self._at.options, self._at.logs, self._at.entries):
             for path in folder.glob("*.json"):
                 named_by_us = JOB_ID.fullmatch(path.stem) is not None
                 with contextlib.suppress(OSError):
@@ -167,14 +225,27 @@ def _key(version: int | None, content: object) -> object:
     return content if version is None else version
 
 
-def _dump_record(stored: StoredJob) -> bytes:
-    return _dump(dump_job(stored.snapshot, has_logs=bool(stored.logs)))
+def _body(rows: Mapping[str, _Row]) -> bytes:
+    return b'{"jobs": [\n' + b",\n".join(row.form for row in rows.values()) + b"\n]}\n"
 
 
-def _dump_side(stored: StoredJob, path: Path, content: Any, at: Locations) -> bytes:  # noqa: ANN401
-    if path.parent == at.options:
-        return _dump({"version": stored.snapshot.options_version, "options": dict(content)})
-    return _dump({"version": stored.snapshot.logs_version, "logs": dump_log(content)})
+def _row(stored: StoredJob) -> _Row:
+    snapshot = stored.snapshot
+    options = snapshot.spec.options
+    return _Row(
+        _dump(dump_job(snapshot, has_logs=bool(stored.logs))),
+        _key(snapshot.options_version, options) if options else None,
+        _key(snapshot.logs_version, stored.logs) if stored.logs else None,
+    )
+
+
+def _dump_options(stored: StoredJob) -> bytes:
+    snapshot = stored.snapshot
+    return _dump({"version": snapshot.options_version, "options": dict(snapshot.spec.options)})
+
+
+def _dump_logs(stored: StoredJob) -> bytes:
+    return _dump({"version": stored.snapshot.logs_version, "logs": dump_log(stored.logs)})
 
 
 def _dump(form: Mapping[str, Any]) -> bytes:
