@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _TICK: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-_BUSY: Final = ("/yt_dlp/", "/vidra_trio/engine/ytdlp.py", "/concurrent/futures/")
+_BUSY: Final = ("/yt_dlp/", "/vidra_trio/engine/ytdlp/", "/concurrent/futures/")
 """Where a thread of a run is: in yt-dlp, or in the pool that fetches fragments."""
 
 

@@ -43,7 +43,7 @@ IMPORTERS = {
         "engine/",  # process groups
         "interrupts.py",
     },
-    "yt_dlp": {"engine/ytdlp.py"},
+    "yt_dlp": {"engine/ytdlp/"},
     "tempfile": {
         "engine/",
         "get.py",  # the private server's folder

@@ -21,7 +21,8 @@ from vidra_trio.engine.control import Control
 from vidra_trio.engine.errors import ItemFailed
 from vidra_trio.engine.pipe import Ended, Produced, Start
 from vidra_trio.engine.process import ProcessEngine, open_process_engine
-from vidra_trio.engine.ytdlp import ItemYDL
+from vidra_trio.engine.ytdlp.driver import ItemYDL
+from vidra_trio.engine.ytdlp.steps import sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -144,8 +145,8 @@ def test_a_cover_that_could_not_be_embedded_is_swept(tmp_path: Path) -> None:
             file.write_text("x")
         info = {"filepath": str(tmp_path / "a.mp4"), "thumbnails": [{"filepath": str(cover)}, {}]}
         with ItemYDL({"quiet": True, "cachedir": False}, item) as ydl:  # type: ignore[arg-type]
-            ydl._sweep("EmbedThumbnail", SimpleNamespace(_already_have_thumbnail=wanted), info)
-            ydl._sweep("Metadata", None, {})
+            sweep(ydl, "EmbedThumbnail", SimpleNamespace(_already_have_thumbnail=wanted), info)
+            sweep(ydl, "Metadata", None, {})
             assert ydl.get_output_path() == ydl.get_output_path("temp") == str(tmp_path)
         assert not half.exists()
         assert cover.exists() is wanted

@@ -50,8 +50,10 @@ from yt_dlp.utils import (
 )
 from yt_dlp.utils._utils import _UnsafeExtensionError
 
-from vidra_trio.engine import worker, ytdlp
+from vidra_trio.engine import worker
 from vidra_trio.engine.reporting import Reporter
+from vidra_trio.engine.ytdlp import driver, warming
+from vidra_trio.engine.ytdlp.steps import ESSENTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -206,13 +208,14 @@ def installed() -> Iterator[None]:
         return open_file(name, mode)
 
     def on_ffmpeg(pp: Any, *_: object, **__: object) -> None:  # noqa: ANN401
-        essential = pp.pp_key() in ytdlp.ESSENTIAL
+        essential = pp.pp_key() in ESSENTIAL
         _fail("essential" if essential else "decorating")
 
     gen_extractor_classes()  # fills the table that is patched below
     with (
         mock.patch.dict(extractors.value, {FailingIE.__name__: FailingIE}),
-        mock.patch.object(ytdlp, "gen_extractor_classes", return_value=[FailingIE]),
+        mock.patch.object(driver, "gen_extractor_classes", return_value=[FailingIE]),
+        mock.patch.object(warming, "gen_extractor_classes", return_value=[FailingIE]),
         mock.patch.object(Reporter, "progress", on_progress),
         mock.patch.object(Reporter, "postprocessing", on_step),
         mock.patch.object(yt_dlp.downloader.common, "sanitize_open", on_open),

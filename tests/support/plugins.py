@@ -33,7 +33,7 @@ from yt_dlp.extractor.common import InfoExtractor
 from yt_dlp.globals import extractors
 from yt_dlp.utils import OnDemandPagedList
 
-from vidra_trio.engine import ytdlp
+from vidra_trio.engine.ytdlp import driver, warming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,7 +157,8 @@ def installed() -> Iterator[None]:
     gen_extractor_classes()  # fills the table that is patched below
     with (
         mock.patch.dict(extractors.value, {TestSiteIE.__name__: TestSiteIE}),
-        mock.patch.object(ytdlp, "gen_extractor_classes", _with_ours(gen_extractor_classes)),
+        mock.patch.object(driver, "gen_extractor_classes", _with_ours(gen_extractor_classes)),
+        mock.patch.object(warming, "gen_extractor_classes", _with_ours(gen_extractor_classes)),
         mock.patch.object(socket, "getaddrinfo", _hanging(socket.getaddrinfo)),
     ):
         yield

@@ -29,7 +29,12 @@ from yt_dlp.utils.networking import HTTPHeaderDict
 
 from vidra_trio.engine import ytdlp
 from vidra_trio.engine.errors import ItemFailed
-from vidra_trio.engine.ytdlp import ESSENTIAL, ItemYDL, best_block_size
+from vidra_trio.engine.ytdlp.driver import ItemYDL
+from vidra_trio.engine.ytdlp.endings import ENOUGH
+from vidra_trio.engine.ytdlp.item import HOLE
+from vidra_trio.engine.ytdlp.repairs import best_block_size
+from vidra_trio.engine.ytdlp.requesting import transfer_of
+from vidra_trio.engine.ytdlp.steps import ESSENTIAL
 
 YDL = yt_dlp.YoutubeDL
 
@@ -116,7 +121,8 @@ def test_only_a_direct_download_is_watched(tmp_path: Path, protocol: str, direct
     info = {"url": "https://x/y", "protocol": protocol, "ext": "mp4"}
     with item_ydl(tmp_path, "x") as ydl:
         assert (get_suitable_downloader(info, ydl.params) is HttpFD) is direct
-        assert (ydl._transfer_of(str(tmp_path / "tmp" / "y"), info) is not None) is direct
+        watcher = transfer_of(str(tmp_path / "tmp" / "y"), info, ydl.params, tmp_path)
+        assert (watcher is not None) is direct
 
 
 def test_a_state_that_is_corrupt_starts_over() -> None:
@@ -136,7 +142,7 @@ def test_a_skipped_fragment_is_told_in_these_words() -> None:
         fd = FragmentFD(ydl, ydl.params)
         fd.report_skip_fragment(3, "fragment not found")
         fd.report_skip_fragment(12)
-    assert all(ytdlp._HOLE.match(line) for line in said), said
+    assert all(HOLE.match(line) for line in said), said
     assert len(said) == 2
 
 
@@ -144,7 +150,7 @@ def test_errors_go_through_one_method() -> None:
     """Everything that ends an item and is not raised is reported there."""
     assert "self.trouble(" in inspect.getsource(YDL.report_error)
     assert "raise DownloadError(" in inspect.getsource(YDL.trouble)
-    for limit in ytdlp._ENOUGH:
+    for limit in ENOUGH:
         assert issubclass(limit, DownloadCancelled)
     assert "wait_for_video" in inspect.getsource(YDL._wait_for_video)
 

@@ -161,7 +161,7 @@ def make_way_for_direct(file: Path) -> None:
 
 
 # What is below stands in for methods of yt-dlp's FragmentFD, or goes before them;
-# ytdlp.py installs it. `fd` is the downloader, `ctx` its open dictionary.
+# ytdlp/repairs.py installs it. `fd` is the downloader, `ctx` its open dictionary.
 
 
 def make_way_for_fragments(fd: Any, ctx: dict[str, Any]) -> bool:  # noqa: ANN401
