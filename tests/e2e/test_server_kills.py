@@ -171,11 +171,21 @@ class Fleet:
         """Check a complete job's files, and remove both."""
         job = server.job(self.jobs[name])
         assert job["status"] == "completed", (job.get("error"), logs_of(server, self.jobs[name]))
-        (file,) = (self.root / name).iterdir()
+        file = only_file(self.root / name)
         assert str(file) == job["main_file"]
         self.found[name].add(digest(file))
         file.unlink()
         assert server.ask("DELETE", f"/api/jobs/{self.jobs.pop(name)}").status_code == 200
+
+
+def only_file(folder: Path) -> Path:
+    """Return the one file in a folder, once nothing else is there.
+
+    A job is `completed` when its file is in place; its work directory goes right after.
+    """
+    wait_until(lambda: len(list(folder.iterdir())) == 1, 30, f"one file in {folder}")
+    (file,) = folder.iterdir()
+    return file
 
 
 def wait_ended(server: ServerProcess, job_id: str) -> None:
@@ -284,9 +294,7 @@ def test_ffmpeg_goes_with_its_server(
             server.ask("POST", f"/api/jobs/{job_id}/resume")
         for one in (job_id, whole):
             wait_ended(server, one)
-    left = {name: list((tmp_path / name).iterdir()) for name in ("out", "whole")}
-    assert [len(files) for files in left.values()] == [1, 1], left
-    (found,), (expected,) = left.values()
+        found, expected = (only_file(tmp_path / name) for name in ("out", "whole"))
     assert digest(found) == digest(expected)
 
 
