@@ -45,7 +45,7 @@ from vidra_trio.engine.base import RunSpec
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from datetime import datetime
 
     from vidra_trio.core.events import Event
@@ -231,17 +231,39 @@ async def run_job(job: Job, *, afresh: bool = False, after: trio.Event | None = 
     the job's state. Cancelled from outside (a shutdown) it settles the job too,
     each wait for the disk within `SETTLE_DEADLINE`, and passes the cancellation on.
     """
+
+    async def run() -> JobEvent:
+        if after is not None:
+            await after.wait()
+        if afresh:
+            # However long it takes: a run must not start in what is being removed.
+            await job.discard(within=math.inf)
+        async with job.services.slots:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return await _run_items(job)
+
+    await _to_its_end(job, run)
+
+
+async def keep_selecting(job: Job) -> None:
+    """Keep a prepared `job` that waits for its user's selection, until it is asked to stop.
+
+    Ends as `run_job` does.
+    """
+
+    async def wait() -> JobEvent:
+        job.run = rest = _Rest()
+        await rest.stopped.wait()
+        return JobEvent.STOPPED
+
+    await _to_its_end(job, wait)
+
+
+async def _to_its_end(job: Job, work: Callable[[], Awaitable[JobEvent]]) -> None:
     event = JobEvent.STOPPED
     try:
         with job.scope:
-            if after is not None:
-                await after.wait()
-            if afresh:
-                # However long it takes: a run must not start in what is being removed.
-                await job.discard(within=math.inf)
-            async with job.services.slots:
-                await trio.lowlevel.checkpoint_if_cancelled()
-                event = await _run_items(job)
+            event = await work()
     except* Exception as defects:  # noqa: BLE001 - a job fails, its siblings do not
         # Starred: a defect may come in one group with the cancellation that it met.
         event = _defect(job, defects)
@@ -277,6 +299,7 @@ async def _run_items(job: Job) -> JobEvent:
     job.write(Level.INFO, "started")
     job.tell(Reason.STARTED)
     job.tell_progress()
+    await _save_quietly(job)  # should this job bring the server down, the next life must know
     first_failure: Failed | None = None
     for index, url in enumerate(job.snapshot.spec.urls):
         if index in job.snapshot.finished_items:
@@ -504,6 +527,7 @@ def _failed(job: Job, why: Failed) -> JobEvent:
 def _settle(job: Job, event: JobEvent) -> None:
     """Enter the state that `event` leads to, with everything that belongs to it."""
     job.advance(event)
+    job.change(crashes=0)
     state, old = job.state, job.snapshot
     if state in lifecycle.SETTLED:
         job.change(finished_at=job.services.now())

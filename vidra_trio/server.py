@@ -130,6 +130,7 @@ async def _open(settings: Settings, engine: Engine | None) -> AsyncIterator[Serv
                 now=_now,
                 max_concurrent=settings.max_concurrent,
                 retries=settings.retries,
+                policy=settings.restore,
             )
         )
         await tasks.start(hub.run)

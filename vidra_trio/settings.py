@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 from vidra_trio.core.errors import ConfigurationError
 from vidra_trio.core.paths import PathRules
+from vidra_trio.core.restore import Policy
 from vidra_trio.core.stall import StallLimits
 
 T = TypeVar("T")
@@ -122,6 +123,11 @@ VARIABLES: Final = (
         "auto",
         "downloads run in worker processes (process), in threads (thread), or what fits (auto)",
     ),
+    Variable(
+        "VIDRA_SERVER_RESTORE",
+        "resume",
+        "downloads that a stop interrupted go on (resume), are paused (hold) or have failed (fail)",
+    ),
     Variable("VIDRA_SERVER_EMBEDDED", "0", "this Python cannot start others: auto takes threads"),
 )
 """Every variable that is read here; `.env.example` and the README document each."""
@@ -170,6 +176,7 @@ class Settings:
     stall_limits: StallLimits = field(default_factory=StallLimits)
     engine: EngineChoice = "auto"
     embedded: bool = False
+    restore: Policy = Policy.RESUME
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -294,6 +301,7 @@ def _plain(env: _Environment) -> dict[str, Any]:
         "retries": _between(0, 10),
         "engine": _engine,
         "embedded": _flag,
+        "restore": _policy,
     }
     values = {key: env.read(key.upper(), parse, None) for key, parse in parsers.items()}
     return {key: value for key, value in values.items() if value is not None}
@@ -452,6 +460,13 @@ def _engine(text: str) -> str:
     if word not in get_args(EngineChoice):
         raise ValueError("auto, process or thread")
     return word
+
+
+def _policy(text: str) -> Policy:
+    try:
+        return Policy(text.lower())
+    except ValueError:
+        raise ValueError("resume, hold or fail") from None
 
 
 # -- paths

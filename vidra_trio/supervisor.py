@@ -31,9 +31,9 @@ from vidra_trio.core.job import LogEntry, Snapshot, Summary, bare, next_version
 from vidra_trio.core.lifecycle import Cell, Move, Plain
 from vidra_trio.core.paths import place
 from vidra_trio.core.progress import IDENTIFYING, Progress
-from vidra_trio.core.restore import restore
+from vidra_trio.core.restore import Policy, restore
 from vidra_trio.core.states import Command, JobState, Level, Reason
-from vidra_trio.runner import SETTLE_DEADLINE, Job, Services, run_job
+from vidra_trio.runner import SETTLE_DEADLINE, Job, Services, keep_selecting, run_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -84,6 +84,7 @@ async def open_supervisor(
     now: Callable[[], datetime],
     max_concurrent: int,
     retries: int = 0,
+    policy: Policy = Policy.RESUME,
 ) -> AsyncIterator[Supervisor]:
     """Restore the stored jobs and supervise for the length of the block.
 
@@ -93,8 +94,9 @@ async def open_supervisor(
     slots = trio.CapacityLimiter(max_concurrent)
     services = Services(engine, store, publish, slots, rules, now, Counter(), retries)
     async with trio.open_nursery() as nursery:
-        supervisor = Supervisor(services, nursery)
+        supervisor = Supervisor(services, nursery, policy)
         nursery.start_soon(supervisor._sweep)
+        nursery.start_soon(supervisor._go_on)
         try:
             yield supervisor
         finally:
@@ -105,13 +107,16 @@ async def open_supervisor(
 class Supervisor:
     """Owns the jobs table; made by `open_supervisor`."""
 
-    def __init__(self, services: Services, nursery: trio.Nursery) -> None:
+    def __init__(self, services: Services, nursery: trio.Nursery, policy: Policy) -> None:
         self.closing = False
         self._services = services
         self._nursery = nursery
         self._jobs: dict[str, Job] = {}
         self._swept = trio.Event()
-        self._restore()
+        self._restore(policy)
+        self._alive = [job for job in self._jobs.values() if job.state in lifecycle.ALIVE]
+        for job in self._alive:
+            job.prepare()
         self._done_with = frozenset(
             job_id
             for job_id, job in self._jobs.items()
@@ -273,6 +278,9 @@ class Supervisor:
 
     async def _remove(self, job: Job) -> Answer:
         """Forget the job, and remove what it left besides finished files."""
+        if not job.idle.is_set():  # it waits for a selection
+            job.scope.cancel("removed")
+            await job.idle.wait()
         with job.busy():
             await job.discard()
             await self._drop(job)
@@ -372,18 +380,27 @@ class Supervisor:
         if sum(self._services.tally[state] for state in lifecycle.ALIVE) >= MAX_UNSETTLED:
             raise TooManyJobs(MAX_UNSETTLED)
 
-    def _restore(self) -> None:
-        """Show every stored job as the stop left it; what that changed is noted and stored."""
+    def _restore(self, policy: Policy) -> None:
+        """Show every stored job as it starts this life; what that changed is noted and stored."""
         now = self._services.now()
         for stored in self._services.store.restored:
-            again = restore(stored.snapshot, now)
+            again = restore(stored.snapshot, now, policy)
             job = Job(again.snapshot, self._services, stored.logs)
             self._jobs[again.snapshot.job_id] = job
             self._services.tally[job.state] += 1
-            if job.state is not stored.snapshot.state:
+            if again.snapshot != stored.snapshot:
                 job.write(again.level, again.message)
                 self._services.store.save_soon(job.snapshot, job.log)
             self._services.publish(JobChanged(job.snapshot, Reason.RESTORED, now))
+
+    async def _go_on(self) -> None:
+        """Start what is in the queue again, in the order in which it came."""
+        with trio.CancelScope(shield=True):  # bounded: each of them ends, if only by a stop
+            alive, self._alive = self._alive, []
+            for job in alive:
+                task = keep_selecting if job.state is JobState.SELECTING else self._run
+                self._nursery.start_soon(task, job, name=repr(job))
+                await trio.lowlevel.checkpoint()  # tasks that start together start in any order
 
 
 class _Kept:

@@ -25,6 +25,7 @@ from tests.support.origin import LARGEST_WRITE, digest
 from tests.support.process import descendants
 from vidra_trio.client import Client
 from vidra_trio.core.errors import JobNotFound
+from vidra_trio.core.restore import Policy
 from vidra_trio.core.states import Command, JobState
 from vidra_trio.server import Server, serve
 from vidra_trio.settings import Settings
@@ -68,6 +69,7 @@ class Cell:
             scene.folder / "server",
             download_dir=self.downloads,
             max_concurrent=1 if phase.waits else WIDTH,
+            restore=Policy.FAIL,  # nothing moves after a restart before it was looked at
         )
         self.job = ""
         self.closed_with: int | None = None

@@ -34,6 +34,7 @@ from vidra_trio.core.events import (
 )
 from vidra_trio.core.job import JobSpec
 from vidra_trio.core.report import Failed, Finished, Identified, Line, Stopped
+from vidra_trio.core.restore import Policy
 from vidra_trio.core.states import JobState, Level
 from vidra_trio.engine.scripted import ScriptedEngine, ScriptedRun
 from vidra_trio.supervisor import open_supervisor
@@ -361,6 +362,7 @@ class WitnessedServer:
                 now=now,
                 max_concurrent=slots,
                 retries=retries,
+                policy=Policy.FAIL,
             ) as self.supervisor:
                 self.open = True
                 await self._stop.wait()

@@ -10,7 +10,7 @@ import pytest
 from vidra_trio.core import errors, events
 from vidra_trio.core.job import JobSpec, LogEntry, Snapshot, Summary, bare, next_version
 from vidra_trio.core.progress import Progress
-from vidra_trio.core.restore import INTERRUPTED, restore
+from vidra_trio.core.restore import CRASHED_AGAIN, INTERRUPTED, Policy, restore
 from vidra_trio.core.states import Command, JobEvent, JobState, Level, Reason
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -68,31 +68,60 @@ def test_alive_and_terminal_follow_the_tables() -> None:
     assert not job(S.PAUSED).terminal
 
 
+INTERRUPTABLE = (S.QUEUED, S.STARTING, S.RETRYING, S.RUNNING)
+
+
 @pytest.mark.parametrize(
-    ("stored", "becomes"),
-    [
-        (S.RUNNING, S.FAILED), (S.QUEUED, S.FAILED), (S.STARTING, S.FAILED),
-        (S.RETRYING, S.FAILED), (S.SELECTING, S.FAILED), (S.PAUSING, S.PAUSED),
-        (S.CANCELLING, S.CANCELLED), (S.PAUSED, S.PAUSED), (S.CANCELLED, S.CANCELLED),
-        (S.FAILED, S.FAILED), (S.COMPLETED, S.COMPLETED),
-        (S.COMPLETED_WITH_ERRORS, S.COMPLETED_WITH_ERRORS),
-    ],
-)  # fmt: skip
-def test_a_restart_settles_every_job(stored: JobState, becomes: JobState) -> None:
-    """No job is alive right after a start, and none is lost."""
-    restored = restore(job(stored), NOW)
+    ("policy", "becomes"),
+    [(Policy.RESUME, S.QUEUED), (Policy.HOLD, S.PAUSED), (Policy.FAIL, S.FAILED)],
+)
+@pytest.mark.parametrize("state", INTERRUPTABLE)
+def test_a_restart_does_with_what_it_interrupted_as_it_is_told(
+    state: JobState, policy: Policy, becomes: JobState
+) -> None:
+    """What was in the queue or at work goes on, waits, or has failed."""
+    restored = restore(job(state), NOW, policy)
     assert restored.snapshot.state is becomes
-    assert (restored.level is Level.WARNING) == (becomes is S.FAILED and stored is not S.FAILED)
+    assert (restored.level is Level.WARNING) == (becomes is S.FAILED)
+    assert restored.snapshot.progress.status == becomes.value
 
 
-def test_an_interrupted_job_says_why() -> None:
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("state", [state for state in S if state not in INTERRUPTABLE])
+def test_a_restart_honours_what_was_decided(state: JobState, policy: Policy) -> None:
+    """A pause or cancel that was asked for is done; every other job is as it was."""
+    becomes = {S.PAUSING: S.PAUSED, S.CANCELLING: S.CANCELLED}.get(state, state)
+    restored = restore(job(state), NOW, policy)
+    assert (restored.snapshot.state, restored.level) == (becomes, Level.INFO)
+
+
+def test_who_waits_for_a_selection_waits_again() -> None:
+    """As if nothing had happened: an error or an end that was left on it is gone."""
+    found = restore(job(S.SELECTING, error="e", error_code="c", finished_at=NOW), NOW).snapshot
+    assert (found.state, found.error, found.finished_at) == (S.SELECTING, None, None)
+    assert found.error_code is None
+
+
+def test_a_failed_restart_says_why() -> None:
     """The error of an earlier run is kept; without one the interruption is the error."""
-    fresh = restore(job(S.RUNNING), NOW).snapshot
+    fresh = restore(job(S.RUNNING), NOW, Policy.FAIL).snapshot
     assert (fresh.error_code, fresh.finished_at) == (INTERRUPTED, NOW)
     assert fresh.error
-    assert (fresh.progress.status, fresh.progress.state) == ("failed", "failed")
-    old = restore(job(S.RUNNING, error="e", error_code="c"), NOW).snapshot
+    old = restore(job(S.RUNNING, error="e", error_code="c"), NOW, Policy.FAIL).snapshot
     assert (old.error, old.error_code) == ("e", "c")
+
+
+def test_two_crashes_in_a_row_park_a_job() -> None:
+    """One that only waited has nothing to do with them, and a user's word begins anew."""
+    once = restore(job(S.RUNNING), NOW).snapshot
+    assert (once.state, once.crashes) == (S.QUEUED, 1)
+    waited = restore(once, NOW).snapshot
+    assert (waited.state, waited.crashes) == (S.QUEUED, 1)
+    twice = restore(replace(waited, state=S.STARTING), NOW).snapshot
+    assert (twice.state, twice.error_code) == (S.FAILED, CRASHED_AGAIN)
+    assert bare(twice).crashes == 0
+    held = restore(replace(waited, state=S.RUNNING), NOW, Policy.HOLD).snapshot
+    assert held.state is S.PAUSED
 
 
 def test_an_end_gets_its_time() -> None:

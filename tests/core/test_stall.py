@@ -27,6 +27,7 @@ MERGE, MERGED = Stage("Merger"), Stage("Merger", finished=True)
         ((FOUND, BEGIN, Tick("a"), END), Phase.CONNECT, 20),
         ((FOUND, BEGIN, Tick("a"), END, MERGE), Phase.POSTPROCESS, 40),
         ((FOUND, BEGIN, Tick("a"), END, MERGE, MERGED), Phase.CONNECT, 20),
+        ((FOUND, BEGIN, Stage("download", key="b"), Tick("b"), END), Phase.TRANSFER, 30),
         ((Stage("Exec"), Stage("Exec", finished=True)), Phase.EXTRACT, 10),
     ],
 )

@@ -13,6 +13,7 @@ import vidra_trio
 from vidra_trio.client import Client, RequestRefused
 from vidra_trio.core.errors import DataDirInUse, PortBusy
 from vidra_trio.core.report import Identified, Tick
+from vidra_trio.core.restore import Policy
 from vidra_trio.core.states import JobKind, JobState
 from vidra_trio.engine.scripted import ScriptedEngine, download
 from vidra_trio.server import run, serve
@@ -147,12 +148,12 @@ async def test_sockets_are_told_when_the_server_goes(tmp_path: Path) -> None:
 
 
 async def test_a_restart_shows_what_was_there(tmp_path: Path) -> None:
-    """A job that ran at the stop is listed after it, failed, and can be resumed."""
+    """A job that ran at the stop is listed after it, as the settings say, and can be resumed."""
     with trio.fail_after(20):
         engine = ScriptedEngine(lambda _: (VIDEO, trio.Event()))
         async with open_test_server(tmp_path, engine=engine) as server:
             job = await server.supervisor.create(vidra_trio.JobSpec((URL,)))
-        async with open_test_server(tmp_path) as server:
+        async with open_test_server(tmp_path, restore=Policy.FAIL) as server:
             again = server.supervisor.get(job.job_id)
             assert (again.state, again.error_code) == (JobState.FAILED, "interrupted")
             async with Client(server.url, server.token) as client:

@@ -157,21 +157,28 @@ async def test_a_signal_in_the_middle_of_a_download_ends_in_order(
     state = json.loads((tmp_path / "data" / "download_state.json").read_bytes())
     assert [job["job_id"] for job in state["jobs"]] == [job_id]
     assert not list((tmp_path / "out").glob("*.mp4"))
-    with running_server(tmp_path) as server:
+    with running_server(tmp_path, restore="fail") as server:
         job = await trio.to_thread.run_sync(server.job, job_id)
         assert (job["status"], job["urls"]) == ("failed", [url])
         assert "stopped" in str(job["error"])
 
 
-def test_an_interrupted_job_continues_by_hand(tmp_path: Path, origin: Origin) -> None:
-    """After a restart a resume goes on from the parts and ends with the exact file."""
+@pytest.mark.parametrize("restore", ["resume", "hold", "fail"])
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_an_interrupted_job_continues(
+    tmp_path: Path, origin: Origin, how: str, restore: str
+) -> None:
+    """After a restart it goes on from the parts, by itself or by hand, to the exact file."""
     size = 1_500_000
     with running_server(tmp_path) as server:
         job_id = server.create(origin.file("clip.mp4", size, rate=300_000), "out")
         origin.wait_sent("clip.mp4", 700_000)
-        assert server.stop()[0] == 0
-    with running_server(tmp_path) as server:
-        assert server.ask("POST", f"/api/jobs/{job_id}/resume").json()["status"] == "running"
+        if how == "stopped":
+            assert server.stop()[0] == 0
+    with running_server(tmp_path, restore=restore) as server:
+        if restore != "resume":
+            assert server.job(job_id)["status"] == {"hold": "paused", "fail": "failed"}[restore]
+            assert server.ask("POST", f"/api/jobs/{job_id}/resume").json()["status"] == "running"
         wait_status(server, job_id, *TERMINAL)
         job = server.job(job_id)
         assert job["status"] == "completed", job.get("error")
@@ -188,8 +195,8 @@ def test_a_killed_server_leaves_no_worker(tmp_path: Path, origin: Origin) -> Non
         server.process.kill()
         server.process.wait(10)
         wait_until(lambda: not alive(children), 5, "the workers' end")
-    with running_server(tmp_path) as server:
-        assert server.job(job_id)["status"] == "failed"
+    with running_server(tmp_path, restore="hold") as server:
+        assert server.job(job_id)["status"] == "paused"
 
 
 async def test_a_stalled_subscriber_costs_nobody_else_anything(

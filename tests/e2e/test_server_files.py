@@ -126,7 +126,7 @@ def test_pause_and_crash_keep_the_parts_and_delete_removes_them(
     (left_by_a_crash.parent / "owner").write_text((server.data / "id").read_text())
     (left_by_a_crash / "some.part").write_text("x")
     assert ours(out) == {kept, kept_too, kept_as_well, ".vidra-forgotten"}
-    with running_server(tmp_path, max_concurrent=4, **settings) as server:
+    with running_server(tmp_path, max_concurrent=4, restore="fail", **settings) as server:
         wait_until(lambda: ours(out) == {kept, kept_too, kept_as_well}, 20, "the janitor")
         do(server, unwanted, "delete")
         assert ours(out) == {kept, kept_too}

@@ -15,6 +15,7 @@ from vidra_trio.core.errors import StorageFailed
 from vidra_trio.core.events import JobChanged, JobDeleted, Logged, ProgressChanged
 from vidra_trio.core.job import JobSpec, LogEntry, Snapshot
 from vidra_trio.core.paths import PathRules
+from vidra_trio.core.restore import Policy
 from vidra_trio.engine.scripted import ScriptedEngine
 from vidra_trio.supervisor import Supervisor, open_supervisor
 
@@ -139,6 +140,7 @@ async def open_house(
     max_concurrent: int = 3,
     rules: PathRules = RULES,
     retries: int = 0,
+    policy: Policy = Policy.RESUME,
 ) -> AsyncIterator[House]:
     """Supervise with fakes for the length of the block."""
     engine = engine or ScriptedEngine()
@@ -152,5 +154,6 @@ async def open_house(
         now=now,
         max_concurrent=max_concurrent,
         retries=retries,
+        policy=policy,
     ) as supervisor:
         yield House(supervisor, store, recorder, cast("ScriptedEngine", engine))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,8 +22,6 @@ from vidra_trio.storage.files import Locations
 from vidra_trio.storage.journal import FORMAT, digest, read_segments, replay, segments
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vidra_trio.storage.jobs import JobStore
 
 
@@ -107,6 +106,19 @@ async def test_after_a_crash_the_journal_tells(at: Locations) -> None:
             while not at.state.exists() or not folded(at):  # noqa: ASYNC110  # by a thread
                 await trio.sleep(0.01)
     assert [one["job_id"] for one in json.loads(at.state.read_bytes())["jobs"]] == ["a", "c"]
+
+
+async def test_the_journal_outranks_the_state_file(at: Locations) -> None:
+    """Jobs keep their place in it, those that are new come last, one that is twice is once."""
+    entries = [form("a"), form("b"), form("c"), form("a", main_file="/late")]
+    put(at, {"jobs": entries})
+    base = digest(at.state.read_bytes())
+    changes = {"put": form("a", status="failed")}, {"del": "b"}, {"new": form("d")}
+    segment(at, 1, *changes, base=base)
+    for _ in range(2):
+        async with opened(at) as store:
+            found = {stored.job_id: stored.snapshot.state.value for stored in store.restored}
+        assert list(found.items()) == [("a", "failed"), ("c", "completed"), ("d", "completed")]
 
 
 async def test_it_is_folded_when_it_has_grown(
@@ -223,6 +235,44 @@ async def test_a_damaged_head_costs_its_segment(at: Locations, head: bytes) -> N
     (kept,) = at.data.glob("*.corrupt-*")
     assert kept.name in note
     assert await ids(at) == ["a"]
+
+
+@pytest.mark.parametrize("record", [b"", b"null", b"{}", b"[" * 100_000, b'{"put":{"a":1}}'])
+async def test_a_record_that_says_nothing_is_damage(at: Locations, record: bytes) -> None:
+    """Whatever its checksum says."""
+    path = segment(at, 1, {"new": form("a")})
+    path.write_bytes(path.read_bytes() + b"%08x %b\n" % (zlib.crc32(record), record))
+    async with opened(at) as store:
+        assert [stored.job_id for stored in store.restored] == ["a"]
+        assert len(store.notes) == 1
+
+
+async def test_a_segment_that_is_no_file_is_kept_aside(at: Locations) -> None:
+    """A folder in its place, say."""
+    segment(at, 1, {"new": form("a")})
+    at.journal(2).mkdir()
+    assert await ids(at) == ["a"]
+    assert len(list(at.data.glob("download_state.journal.2.corrupt-*"))) == 1
+
+
+@pytest.mark.parametrize("damage", [b"no head\n", b""])
+async def test_what_cannot_be_kept_aside_stops_the_start(
+    at: Locations, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    """Rather no server than one that removes what it could not read."""
+
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    assert await ids(at) == []  # a server has been here before
+    path = segment(at, 1, {"new": form("a")}, {"odd": 1})
+    path.write_bytes(damage + path.read_bytes())
+    before = path.read_bytes()
+    for name in ("rename", "hardlink_to", "replace"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(ConfigurationError, match=r"VIDRA_SERVER_DATA: .*kept aside"):
+        await ids(at)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("state_file", [None, "{damaged", "{}"])

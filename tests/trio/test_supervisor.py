@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -24,6 +24,7 @@ from vidra_trio.core.errors import (
 )
 from vidra_trio.core.job import JobSpec, LogEntry, Snapshot
 from vidra_trio.core.report import Failed, Identified
+from vidra_trio.core.restore import Policy
 from vidra_trio.core.states import Command, JobKind, JobState, Level
 from vidra_trio.engine.scripted import ScriptedEngine, download
 from vidra_trio.supervisor import Answer
@@ -41,10 +42,10 @@ def endless() -> ScriptedEngine:
     return ScriptedEngine(lambda _: (VIDEO, trio.Event()))
 
 
-def stored(state: JobState, job_id: str = "old") -> Stored:
+def stored(state: JobState, job_id: str = "old", **fields: Any) -> Stored:  # noqa: ANN401
     """Return a job as an earlier life left it."""
     line = LogEntry(EPOCH, Level.INFO, "from an earlier life")
-    return Stored(Snapshot(job_id, SPEC, state, EPOCH), (line,))
+    return Stored(Snapshot(job_id, SPEC, state, EPOCH, **fields), (line,))
 
 
 async def test_a_job_is_on_disk_and_listed_before_create_returns() -> None:
@@ -164,11 +165,11 @@ async def test_jobs_are_listed_oldest_first() -> None:
         assert [job.job_id for job in house.supervisor.jobs()] == ["old", "young"]
 
 
-@pytest.mark.parametrize("state", sorted(lifecycle.ALIVE, key=str), ids=str)
+@pytest.mark.parametrize("state", sorted(lifecycle.ALIVE - {S.SELECTING}, key=str), ids=str)
 async def test_a_restart_shows_interrupted_jobs(state: JobState) -> None:
     """Every stored job is there again, settled, with a note in its log, and nothing runs."""
     store = FakeStore([stored(state)])
-    async with open_house(store=store) as house:
+    async with open_house(store=store, policy=Policy.FAIL) as house:
         job = house.supervisor.get("old")
         assert job.state in lifecycle.SETTLED
         lines = [line.message for line in house.supervisor.logs("old")]
@@ -181,11 +182,66 @@ async def test_a_restart_shows_interrupted_jobs(state: JobState) -> None:
 
 async def test_a_restart_leaves_settled_jobs_as_they_are() -> None:
     """Nothing is written for a job that nothing happened to."""
-    store = FakeStore([stored(S.COMPLETED)])
+    store = FakeStore([stored(S.COMPLETED, finished_at=EPOCH)])
     async with open_house(store=store) as house:
         assert len(house.supervisor.logs("old")) == 1
         assert store.soon == []
     assert house.recorder.updates() == ["completed/restored"]
+
+
+async def test_a_restart_goes_on(autojump_clock: MockClock) -> None:
+    """What was in the queue or at work does its turn by itself, the oldest first."""
+    waiting = Snapshot("waiting", SPEC, S.QUEUED, EPOCH + datetime.timedelta(days=1))
+    store = FakeStore([stored(S.RUNNING), Stored(waiting)])
+    engine = ScriptedEngine(lambda spec: (VIDEO, 1.0, *download(spec.job_id)[1:]))
+    async with open_house(engine, store, max_concurrent=1) as house:
+        assert house.supervisor.summary().queued == 2
+        for name in ("old", "waiting"):
+            assert (await house.supervisor.wait_settled(name)).state is S.COMPLETED
+    assert [run.spec.job_id for run in engine.runs] == ["old", "waiting"]
+    assert house.recorder.updates()[:2] == ["queued/restored", "queued/restored"]
+
+
+async def test_a_job_at_work_in_two_crashes_is_parked() -> None:
+    """The count is on disk before the engine has the job, and gone with an end in order."""
+    store = FakeStore([stored(S.RUNNING)])
+    async with open_house(endless(), store) as house:
+        await wait_all_tasks_blocked()
+        crashed = store.saved["old"]
+        assert (crashed.state, crashed.crashes) == (S.STARTING, 1)
+    assert (store.saved["old"].state, store.saved["old"].crashes) == (S.QUEUED, 0)
+    async with open_house(endless(), FakeStore([Stored(crashed)])) as house:
+        job = house.supervisor.get("old")
+        assert (job.state, job.error_code) == (S.FAILED, "crashed_again")
+        await house.supervisor.apply("old", C.RESUME)
+        await wait_all_tasks_blocked()
+        assert house.supervisor.get("old").crashes == 0
+
+
+@pytest.mark.parametrize("command", [C.PAUSE, C.CANCEL])
+async def test_a_job_that_waits_for_a_selection_waits_again(command: Command) -> None:
+    """Without a slot and without a run; it can be paused, and a cancel removes it."""
+    store = FakeStore([stored(S.SELECTING)])
+    async with open_house(store=store, max_concurrent=1) as house:
+        await wait_all_tasks_blocked()
+        assert house.supervisor.get("old").state is S.SELECTING
+        assert house.supervisor.statistics().slots_used == 0
+        answer = await house.supervisor.apply("old", command)
+        if command is C.PAUSE:
+            assert (await house.supervisor.wait_settled("old")).state is S.PAUSED
+        else:
+            assert answer.removed
+            assert house.supervisor.jobs() == []
+            assert "old" not in store.saved
+    assert house.engine.runs == []
+
+
+async def test_a_stop_leaves_who_waits_for_a_selection_waiting() -> None:
+    """It is asked again in the next life."""
+    store = FakeStore([stored(S.SELECTING)])
+    async with open_house(store=store):
+        await wait_all_tasks_blocked()
+    assert store.saved["old"].state is S.SELECTING
 
 
 async def test_a_shutdown_stores_running_jobs_as_waiting() -> None:
@@ -374,10 +430,13 @@ async def test_a_delete_right_at_the_end_waits_for_the_last_word(
     autojump_clock: MockClock,
 ) -> None:
     """A job that just finished is deleted after its end is stored, and stays deleted."""
-    store = FakeStore()
-    async with open_house(store=store) as house:
+    store, over = FakeStore(), trio.Event()
+    engine = ScriptedEngine(lambda _: (VIDEO, over, *download()[1:]))
+    async with open_house(engine, store) as house:
         job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
         store.delay = 1
+        over.set()
         await wait_all_tasks_blocked()
         assert house.supervisor.get(job.job_id).state is S.COMPLETED
         answer = await house.supervisor.apply(job.job_id, C.DELETE)

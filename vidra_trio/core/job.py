@@ -74,6 +74,7 @@ class Snapshot:
     generated_files: tuple[str, ...] = ()
     partial_files: tuple[str, ...] = ()
     main_file: str | None = None
+    crashes: int = 0  # in a row, with this job at work
     options_version: int | None = None
     logs_version: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -142,6 +143,7 @@ def bare(snapshot: Snapshot, **changes: Any) -> Snapshot:  # noqa: ANN401 - mirr
             "error_code": None,
             "has_error_logs": False,
             "finished_at": None,
+            "crashes": 0,
             **changes,
         },
     )

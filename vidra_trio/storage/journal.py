@@ -258,15 +258,6 @@ def _head(data: bytes) -> Mapping[str, Any] | None:
     return head if known else None
 
 
-def _refuse_newer(path: Path, head: Mapping[str, Any] | None) -> None:
-    if head is not None and head[_HEAD] > FORMAT:
-        raise ConfigurationError(
-            "VIDRA_SERVER_DATA",
-            f"expected a folder of this version, but a newer one wrote {path.name}"
-            f" (format {head[_HEAD]}, known is {FORMAT})",
-        )
-
-
 def _replay_one(data: bytes, found: Replay) -> int:
     """Apply a segment's records; return how many are damaged, a torn end not counted."""
     records = data.partition(b"\n")[2]

@@ -46,7 +46,9 @@ _KNOWN: Final = frozenset(
 _HUGE: Final = 2**63
 """No size, rate or duration reaches it; integers in JSON have no end."""
 
-_OURS_KNOWN: Final = frozenset(("destination", "error_code", "finished_items", "metadata"))
+_OURS_KNOWN: Final = frozenset(
+    ("destination", "error_code", "finished_items", "metadata", "crashes")
+)
 _LEVELS: Final = {level.value: level for level in Level} | {
     "warn": Level.WARNING,
     "stderr": Level.ERROR,
@@ -133,6 +135,7 @@ def parse_job(form: Mapping[str, Any], now: datetime) -> Snapshot:
         generated_files=tuple(sorted(set(_texts(form, "generated_files")))),
         partial_files=tuple(sorted(set(_texts(form, "partial_files")))),
         main_file=_text(form, "main_file"),
+        crashes=max(0, _integer(ours.get("crashes")) or 0),
         options_version=_integer(form.get("options_version")),
         logs_version=_integer(form.get("logs_version")),
         extra=_parse_extra(form, ours),
@@ -175,6 +178,7 @@ def _dump_ours(snapshot: Snapshot, metadata: Mapping[str, Any]) -> dict[str, Any
         "destination": snapshot.destination,
         "error_code": snapshot.error_code,
         "finished_items": list(snapshot.finished_items) or None,
+        "crashes": snapshot.crashes or None,
         "metadata": None if asked == metadata else dict(asked),
     }
     return {key: value for key, value in form.items() if value is not None}
