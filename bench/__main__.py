@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench.scenarios import cancel, downloads, hub
+from bench.scenarios import cancel, downloads, hub, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +49,13 @@ def measure_downloads(wishes: Wishes) -> Printable:
     return downloads.measure(downloads.Wishes(loads, wishes.ways or downloads.WAYS))
 
 
+def measure_store(wishes: Wishes) -> Printable:
+    """Run `store`; `--runs` are rounds, `--only` numbers of stored jobs."""
+    stored = [n for n in store.STORED if not wishes.only or str(n) in wishes.only]
+    wanted = store.Wishes(stored)
+    return store.measure(wanted if wishes.runs is None else replace(wanted, rounds=wishes.runs))
+
+
 def _stop(wishes: Wishes, wanted: cancel.Wishes) -> Printable:
     if wishes.runs is not None:
         peers = min(wishes.runs, wanted.peer_runs)
@@ -61,6 +68,7 @@ SCENARIOS: Final[Mapping[str, Callable[[Wishes], Printable]]] = {
     "downloads": measure_downloads,
     "hub": measure_hub,
     "pause": measure_pause,
+    "store": measure_store,
 }
 
 

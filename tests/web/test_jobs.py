@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.support.fakes import FakeStore
 from tests.support.web import MEBIBYTE, Web, open_web
 from vidra_trio.engine.scripted import ScriptedEngine, download
-from vidra_trio.web import jobs as views
+from vidra_trio.web import listing
 
 ODD_IDS = (
     "nope", "cancel", "..", "%2e%2e", "a" * 3000, "%F0%9F%92%A9", "x%00y", "null", "%20", "a.b",
@@ -198,12 +198,64 @@ async def test_a_long_list_gives_others_a_turn(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is dumped in batches and is still one valid answer."""
-    monkeypatch.setattr(views, "LIST_BATCH", 2)
+    monkeypatch.setattr(listing, "SLICE", 2)
     async with open_web() as web:
         made = [await settled(web) for _ in range(5)]
         reply = await web.ask("GET", "/api/jobs")
         assert [job["job_id"] for job in reply.json["jobs"]] == made
         assert reply.headers["content-length"] == str(len(reply.body))
+
+
+async def test_a_history_in_pages(autojump_clock: MockClock) -> None:
+    """Each page tells where the next begins; without a limit there is only one."""
+    async with open_web() as web:
+        made = [await settled(web) for _ in range(5)]
+        found: list[str] = []
+        cursor = ""
+        for size in (2, 2, 1):
+            page = (await web.ask("GET", f"/api/jobs?limit=2&cursor={cursor}")).json
+            assert len(page["jobs"]) == size
+            assert page["summary"]["total"] == 5
+            found += [job["job_id"] for job in page["jobs"]]
+            cursor = page["next_cursor"]
+        assert cursor is None
+        assert found == made
+        assert "next_cursor" not in (await web.ask("GET", "/api/jobs")).json
+        refused = await web.ask("GET", "/api/jobs?limit=2&cursor=nonsense")
+        assert (refused.status, refused.json["error"]) == (400, "cursor_not_usable")
+
+
+async def test_a_list_tells_what_is(autojump_clock: MockClock) -> None:
+    """Whatever it remembers: changed jobs are told as they are, removed ones not at all."""
+    async with open_web() as web:
+        made = [await settled(web) for _ in range(3)]
+
+        async def told() -> dict[str, str]:
+            jobs = (await web.ask("GET", "/api/jobs")).json["jobs"]
+            return {job["job_id"]: job["status"] for job in jobs}
+
+        assert await told() == dict.fromkeys(made, "completed")
+        await web.ask("DELETE", f"/api/jobs/{made[0]}")
+        web.supervisor._find(made[1]).change(error="x")
+        jobs = (await web.ask("GET", "/api/jobs")).json["jobs"]
+        assert [(job["job_id"], job.get("error")) for job in jobs] == [
+            (made[1], "x"),
+            (made[2], None),
+        ]
+
+
+async def test_what_is_remembered_is_bounded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that are no more are forgotten, too."""
+    monkeypatch.setattr(listing, "SLICE", 1)
+    async with open_web() as web:
+        made = [await settled(web) for _ in range(8)]
+        await web.ask("GET", "/api/jobs")
+        for job_id in made[1:]:
+            await web.ask("DELETE", f"/api/jobs/{job_id}")
+        await web.ask("GET", "/api/jobs")
+        assert web.context.listing._known.keys() == {made[0]}
 
 
 async def test_the_detail_of_a_job(autojump_clock: MockClock) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from vidra_trio.web.listing import Listing
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from datetime import datetime
@@ -62,6 +64,7 @@ class WebContext:
     now: Callable[[], datetime]
     diagnose: Callable[[], Awaitable[Diagnostics]]
     sockets: OpenSockets = field(default_factory=OpenSockets)
+    listing: Listing = field(default_factory=Listing)
 
 
 async def drain(context: WebContext) -> None:
