@@ -95,7 +95,7 @@ class Job:
     """The identity behind a job id: its current snapshot, its log, its run."""
 
     def __init__(
-        self, snapshot: Snapshot, services: Services, log: Iterable[LogEntry] = ()
+        self, snapshot: Snapshot, services: Services, log: Iterable[LogEntry] | None = ()
     ) -> None:
         self.snapshot = snapshot
         self.services = services
@@ -103,7 +103,7 @@ class Job:
         self.run: Stoppable | None = None
         self.idle = trio.Event()
         self.idle.set()
-        self._log = deque(log, maxlen=LOG_LINES)
+        self._log = _ring(log)  # None: only the store has it
 
     def __repr__(self) -> str:
         return f"<Job {self.snapshot.job_id} {self.snapshot.state}>"
@@ -128,9 +128,24 @@ class Job:
         return self.snapshot.state
 
     @property
-    def log(self) -> tuple[LogEntry, ...]:
-        """The newest lines, oldest first."""
-        return tuple(self._log)
+    def log(self) -> tuple[LogEntry, ...] | None:
+        """The newest lines, oldest first; None when only the store has them."""
+        return None if self._log is None else tuple(self._log)
+
+    async def read_log(self) -> tuple[LogEntry, ...]:
+        """Return the newest lines, oldest first, wherever they are."""
+        here = self.log
+        return await self.services.store.log(self.snapshot.job_id) if here is None else here
+
+    async def load_log(self) -> None:
+        """Have the log at hand, as everybody must who writes to it."""
+        lines = await self.read_log()
+        if self._log is None:
+            self._log = _ring(lines)
+
+    def drop_log(self) -> None:
+        """Leave the log, which is stored, to the store."""
+        self._log = None
 
     @property
     def folder(self) -> str | None:
@@ -180,6 +195,8 @@ class Job:
         """Add a line to the log and tell those who watch."""
         now = self.services.now()
         entry = LogEntry(now, level, message)
+        if self._log is None:
+            raise RuntimeError(f"the log of {self!r} was not loaded")
         self._log.append(entry)
         version = next_version(int(now.timestamp() * 1000), self.snapshot.logs_version)
         self.change(logs_version=version)
@@ -277,7 +294,7 @@ async def _to_its_end(job: Job, work: Callable[[], Awaitable[JobEvent]]) -> None
 
 async def _last_words(job: Job, event: JobEvent) -> None:
     """Tidy up, settle, save, tell; all of it even when cancelled, each wait bounded."""
-    state = None
+    state, stored = None, False
     # Twice, when a cancel hits a job that waits for a slot again, because the server stops.
     while state is not job.state:
         event = await _tidy(job, event)
@@ -285,8 +302,10 @@ async def _last_words(job: Job, event: JobEvent) -> None:
             _settle(job, event)
         state, event = job.state, JobEvent.STOPPED
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_DEADLINE):
-            await _save_quietly(job)
+            stored = await _save_quietly(job)
     job.tell(_REASONS[state])
+    if stored and state in lifecycle.SETTLED:
+        job.drop_log()
 
 
 async def _run_items(job: Job) -> JobEvent:
@@ -567,12 +586,18 @@ async def _keep_or_discard(job: Job, event: JobEvent) -> None:
     await job.discard()
 
 
-async def _save_quietly(job: Job) -> None:
+async def _save_quietly(job: Job) -> bool:
     """Save; a run has nobody to answer, so a failure is only logged (the store tries again)."""
     try:
         await job.save()
     except StorageFailed as error:
         _log.error("job %s: %s", job.snapshot.job_id, error)
+        return False
+    return True
+
+
+def _ring(lines: Iterable[LogEntry] | None) -> deque[LogEntry] | None:
+    return None if lines is None else deque(lines, maxlen=LOG_LINES)
 
 
 _SUCCESSES: Final = (JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS)

@@ -135,13 +135,13 @@ class Supervisor:
         """Return all jobs, oldest first."""
         return sorted((job.snapshot for job in self._jobs.values()), key=lambda s: s.created_at)
 
-    def logs(self, job_id: str) -> tuple[LogEntry, ...]:
+    async def logs(self, job_id: str) -> tuple[LogEntry, ...]:
         """Return the job's log, oldest line first.
 
         Raises:
             JobNotFound: there is none of this id.
         """
-        return self._find(job_id).log
+        return await self._find(job_id).read_log()
 
     def summary(self) -> Summary:
         """Return how many jobs there are by state; costs nothing."""
@@ -196,7 +196,7 @@ class Supervisor:
             ShuttingDown: the command would start a run, and no more are started.
             StorageFailed: it acted, but was not stored.
         """
-        job = await self._find_steady(job_id)
+        job = await self._find_ready(job_id)
         cell = lifecycle.decide(job.state, command)
         if cell is Plain.NOOP:
             return Answer(job_id, job.state)
@@ -251,6 +251,7 @@ class Supervisor:
             job.write(Level.INFO, "job cancelled")
             job.tell(Reason.CANCELLED)
             await _in_time(job.save)
+            job.drop_log()
 
     async def _pause(self, job: Job, to: JobState) -> None:
         job.move(to)
@@ -374,6 +375,14 @@ class Supervisor:
             job = self._find(job_id)
         return job
 
+    async def _find_ready(self, job_id: str) -> Job:
+        """Return the job once it is steady, and its log at hand."""
+        job = await self._find_steady(job_id)
+        while job.log is None:
+            await job.load_log()
+            job = await self._find_steady(job_id)
+        return job
+
     def _admit(self) -> None:
         if self.closing:
             raise ShuttingDown
@@ -389,7 +398,8 @@ class Supervisor:
             self._jobs[again.snapshot.job_id] = job
             self._services.tally[job.state] += 1
             if again.snapshot != stored.snapshot:
-                job.write(again.level, again.message)
+                if job.log is not None:
+                    job.write(again.level, again.message)
                 self._services.store.save_soon(job.snapshot, job.log)
             self._services.publish(JobChanged(job.snapshot, Reason.RESTORED, now))
 

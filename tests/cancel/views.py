@@ -29,7 +29,7 @@ class JobView:
 
     @property
     def lines(self) -> list[str]:
-        return [entry.message for entry in self.supervisor.logs(self.job_id)]
+        return [entry.message for entry in self.supervisor._find(self.job_id).log or ()]
 
 
 @dataclass

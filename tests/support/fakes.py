@@ -41,7 +41,7 @@ class Stored:
     """What a store gives back at start."""
 
     snapshot: Snapshot
-    logs: tuple[LogEntry, ...] = ()
+    logs: tuple[LogEntry, ...] | None = ()
 
 
 class FakeStore:
@@ -56,13 +56,14 @@ class FakeStore:
         self.delay = delay
         self.broken = False
         self.saved: dict[str, Snapshot] = {}
+        self.logs = {one.snapshot.job_id: one.logs or () for one in restored}
         self.soon: list[str] = []
         self.forgotten: list[str] = []
         self.history: list[tuple[str, str]] = []
         self._asked = itertools.count(1)
         self._written: dict[str, float] = {}
 
-    async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
+    async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] | None = ()) -> None:
         """Store after `delay` seconds."""
         number = next(self._asked)
         await trio.sleep(self.delay)
@@ -72,9 +73,16 @@ class FakeStore:
             return
         self._written[snapshot.job_id] = number
         self.saved[snapshot.job_id] = snapshot
+        if logs is not None:
+            self.logs[snapshot.job_id] = tuple(logs)
         self.history.append((snapshot.job_id, snapshot.state.value))
 
-    def save_soon(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
+    async def log(self, job_id: str) -> tuple[LogEntry, ...]:
+        """Return what was stored."""
+        await trio.lowlevel.checkpoint()
+        return self.logs.get(job_id, ())
+
+    def save_soon(self, snapshot: Snapshot, logs: Sequence[LogEntry] | None = ()) -> None:
         """Remember that a lazy save was asked for."""
         self.soon.append(snapshot.job_id)
 

@@ -80,7 +80,7 @@ async def test_an_engine_s_failure_is_the_job_s_error() -> None:
     async with open_house(ScriptedEngine(lambda _: script)) as house:
         job = await house.supervisor.create(SPEC)
         end = await house.supervisor.wait_settled(job.job_id)
-        log = house.supervisor.logs(job.job_id)
+        log = await house.supervisor.logs(job.job_id)
     assert (end.state, end.error, end.error_code) == (
         S.FAILED, "HTTP Error 404: Not Found", "http_404",
     )  # fmt: skip
@@ -94,7 +94,7 @@ async def test_an_error_that_the_engine_logged_is_not_logged_twice() -> None:
     async with open_house(ScriptedEngine(lambda _: script)) as house:
         job = await house.supervisor.create(SPEC)
         end = await house.supervisor.wait_settled(job.job_id)
-        log = house.supervisor.logs(job.job_id)
+        log = await house.supervisor.logs(job.job_id)
     assert end.has_error_logs
     assert [e.message for e in log if e.level is Level.ERROR] == ["no", "no more"]
     assert house.recorder.updates().count("starting/updated") == 1
@@ -466,7 +466,7 @@ async def test_a_secret_of_the_options_is_in_no_line_and_no_error() -> None:
     async with open_house(ScriptedEngine(lambda _: script)) as house:
         job = await house.supervisor.create(spec)
         end = await house.supervisor.wait_settled(job.job_id)
-        text = " ".join(entry.message for entry in house.supervisor.logs(job.job_id))
+        text = " ".join([entry.message for entry in await house.supervisor.logs(job.job_id)])
     assert "hunter2" not in f"{text} {end.error}"
     assert "sid=77" not in f"{text} {end.error}"
     assert "login with" in text
@@ -479,7 +479,7 @@ async def test_each_run_says_why_it_failed() -> None:
         await house.supervisor.wait_settled(job.job_id)
         await house.supervisor.apply(job.job_id, Command.RESUME)
         await house.supervisor.wait_settled(job.job_id)
-        log = house.supervisor.logs(job.job_id)
+        log = await house.supervisor.logs(job.job_id)
     assert [entry.message for entry in log if entry.level is Level.ERROR] == ["no", "no"]
 
 
@@ -528,7 +528,7 @@ async def test_a_cancel_makes_no_error_of_what_it_brings_about(end: Failed | Sto
         await house.supervisor.apply(job.job_id, Command.CANCEL)
         asked.set()
         assert (await house.supervisor.wait_settled(job.job_id)).state is S.CANCELLED
-        log = house.supervisor.logs(job.job_id)
+        log = await house.supervisor.logs(job.job_id)
     assert not [entry for entry in log if entry.level is Level.ERROR]
 
 

@@ -79,7 +79,7 @@ async def test_the_last_try_says_why_the_job_failed(autojump_clock: MockClock) -
     async with open_house(trying(*([cause] for cause in causes)), retries=2) as house:
         job = await house.supervisor.create(SPEC)
         end = await house.supervisor.wait_settled(job.job_id)
-        log = house.supervisor.logs(job.job_id)
+        log = await house.supervisor.logs(job.job_id)
     assert (end.state, end.error, end.error_code) == (S.FAILED, "time-out 3", "timeout")
     assert [entry.message for entry in log if entry.level is Level.ERROR] == ["time-out 3"]
     assert house.recorder.updates().count("failed/failed") == 1

@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.disks import FaultyDisk
-from tests.support.stores import ids, job, lines, opened, state
+from tests.support.stores import NOW, ids, job, lines, opened, state
 from vidra_trio.core.errors import StorageFailed
 from vidra_trio.core.states import JobState
 from vidra_trio.storage import jobs
@@ -150,6 +151,80 @@ async def test_side_files_are_written_when_their_version_changes(at: Locations) 
         assert await created(2, 2, JobState.RUNNING) == 1  # the segment
 
 
+async def test_logs_are_read_when_somebody_asks(at: Locations) -> None:
+    """Of jobs at their end; whoever saves such a job without its log keeps it."""
+    disk = FaultyDisk()
+    ended = job("j", state=JobState.COMPLETED, finished_at=NOW)
+    async with opened(at) as store:
+        await store.save(ended, lines("one", "two"))
+        assert await store.log("j") == lines("one", "two")
+    async with opened(at, disk) as store:
+        (stored,) = store.restored
+        assert (stored.logs, stored.snapshot.logs_version) == (None, 1)
+        assert await store.log("j") == lines("one", "two")
+        await store.save(replace(ended, main_file="/d/f"), None)
+        assert disk.names.count("create") == 1  # a segment, and no side file
+        assert await store.log("j") == lines("one", "two")
+        assert await store.log("nobody") == ()
+    assert state(at)[0]["logs_external"] is True
+
+
+async def test_a_log_that_is_not_written_yet_is_known(at: Locations) -> None:
+    """Not even a disk that fails can show an older one."""
+    disk = BrokenDisk()
+    async with opened(at, disk) as store:
+        await store.save(job("j"), lines("one"))
+        disk.broken = True
+        with pytest.raises(StorageFailed):
+            await store.save(job("j", logs_version=2), lines("one", "two"))
+        with pytest.raises(StorageFailed):
+            await store.save(job("j", logs_version=2, main_file="/d/f"), None)
+        assert await store.log("j") == lines("one", "two")
+        disk.broken = False
+    async with opened(at) as store:
+        assert store.restored[0].logs == lines("one", "two")
+
+
+async def test_a_log_that_is_being_written_is_known(at: Locations) -> None:
+    """Neither the file nor those that wait hold it in that moment."""
+    disk = SlowDisk()
+    async with opened(at, disk) as store:
+        await store.save(job("j"), lines("one"))
+        disk.gate.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.save, job("j", logs_version=2), lines("one", "two"))
+            await wait_all_tasks_blocked()
+            assert await store.log("j") == lines("one", "two")
+            disk.gate.set()
+
+
+@pytest.mark.parametrize("data", [None, b"", b"{", b"[]", b'{"logs": 5}', b"[" * 200_000])
+async def test_a_damaged_log_is_none_and_stays(at: Locations, data: bytes | None) -> None:
+    """It is nobody's download; and the next line that is written replaces it."""
+    ended = job("j", state=JobState.COMPLETED, finished_at=NOW)
+    async with opened(at) as store:
+        await store.save(ended, lines("one"))
+    path = at.logs / "j.json"
+    if data is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(data)
+    async with opened(at) as store:
+        assert await store.log("j") == ()
+    assert path.exists()
+
+
+async def test_a_log_of_which_parts_are_sound_is_read(at: Locations) -> None:
+    """What we could not write ourselves costs itself."""
+    ended = job("j", state=JobState.COMPLETED, finished_at=NOW)
+    async with opened(at) as store:
+        await store.save(ended, lines("one", "two"))
+        path = at.logs / "j.json"
+        path.write_text(path.read_text().replace('"two"', "NaN"))
+        assert await store.log("j") == lines("one")
+
+
 async def test_without_versions_the_content_decides(at: Locations) -> None:
     """A caller that gives no version gets a file all the same."""
     disk = FaultyDisk()
@@ -160,7 +235,7 @@ async def test_without_versions_the_content_decides(at: Locations) -> None:
         await store.save(job("j", **bare), lines("one", "two"))
         assert disk.names.count("create") == before + 1
     async with opened(at) as store:
-        assert [entry.message for entry in store.restored[0].logs] == ["one", "two"]
+        assert [entry.message for entry in store.restored[0].logs or ()] == ["one", "two"]
 
 
 async def test_empty_content_has_no_file(at: Locations) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from dataclasses import replace
 from functools import partial
@@ -88,7 +89,7 @@ async def test_a_caller_that_goes_in_the_step_of_the_last_write_leaves_no_trace(
     caller = trio.CancelScope()
 
     class Instant(FakeStore):
-        async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
+        async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] | None = ()) -> None:
             await super().save(snapshot, logs)
             caller.cancel()
 
@@ -172,7 +173,7 @@ async def test_a_restart_shows_interrupted_jobs(state: JobState) -> None:
     async with open_house(store=store, policy=Policy.FAIL) as house:
         job = house.supervisor.get("old")
         assert job.state in lifecycle.SETTLED
-        lines = [line.message for line in house.supervisor.logs("old")]
+        lines = [line.message for line in await house.supervisor.logs("old")]
         assert (len(lines), lines[0]) == (2, "from an earlier life")
         assert store.soon == ["old"]
         assert house.supervisor.summary().total == 1
@@ -184,7 +185,7 @@ async def test_a_restart_leaves_settled_jobs_as_they_are() -> None:
     """Nothing is written for a job that nothing happened to."""
     store = FakeStore([stored(S.COMPLETED, finished_at=EPOCH)])
     async with open_house(store=store) as house:
-        assert len(house.supervisor.logs("old")) == 1
+        assert len(await house.supervisor.logs("old")) == 1
         assert store.soon == []
     assert house.recorder.updates() == ["completed/restored"]
 
@@ -216,6 +217,62 @@ async def test_a_job_at_work_in_two_crashes_is_parked() -> None:
         await house.supervisor.apply("old", C.RESUME)
         await wait_all_tasks_blocked()
         assert house.supervisor.get("old").crashes == 0
+
+
+async def test_a_log_is_left_to_the_store_when_the_job_is_stored(
+    autojump_clock: MockClock,
+) -> None:
+    """With its end; whoever asks gets it from there, and who writes to it has it again."""
+    store = FakeStore()
+    async with open_house(store=store) as house:
+        job = await house.supervisor.create(SPEC)
+        await house.supervisor.wait_settled(job.job_id)
+        held = house.supervisor._find(job.job_id)
+        await held.idle.wait()
+        assert held.log is None
+        with pytest.raises(RuntimeError, match="not loaded"):
+            held.write(Level.INFO, "lost")
+        before = await house.supervisor.logs(job.job_id)
+        assert before[0].message == "job created"
+        await house.supervisor.apply(job.job_id, C.RETRY)
+        await house.supervisor.wait_settled(job.job_id)
+        await held.idle.wait()
+        after = await house.supervisor.logs(job.job_id)
+        assert after[: len(before)] == before
+        assert len(after) > len(before)
+
+
+async def test_a_log_that_could_not_be_stored_is_kept(autojump_clock: MockClock) -> None:
+    """Only here is it then."""
+    store = FakeStore()
+    async with open_house(ScriptedEngine(lambda _: (VIDEO, 1.0, *download()[1:])), store) as house:
+        job = await house.supervisor.create(SPEC)
+        await wait_all_tasks_blocked()
+        store.broken = True
+        await house.supervisor.wait_settled(job.job_id)
+        held = house.supervisor._find(job.job_id)
+        await held.idle.wait()
+        assert held.log
+        assert await house.supervisor.logs(job.job_id) == held.log
+
+
+async def test_two_commands_at_once_share_a_log(autojump_clock: MockClock) -> None:
+    """One of them may leave it to the store while the other one is about to write to it."""
+    failed = stored(S.FAILED, preview={"title": "known"})
+    store = FakeStore([Stored(failed.snapshot, None)])
+    store.logs["old"] = failed.logs or ()
+    async with open_house(store=store) as house:
+
+        async def ask(command: Command) -> None:
+            with contextlib.suppress(CommandRefused):
+                await house.supervisor.apply("old", command)
+
+        async with trio.open_nursery() as nursery:
+            for command in (C.CANCEL, C.RETRY, C.CANCEL, C.RETRY):
+                nursery.start_soon(ask, command)
+        await house.supervisor.wait_settled("old")
+        lines = [line.message for line in await house.supervisor.logs("old")]
+        assert lines[0] == "from an earlier life"
 
 
 @pytest.mark.parametrize("command", [C.PAUSE, C.CANCEL])
@@ -278,9 +335,10 @@ async def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_an_unknown_job_is_not_found() -> None:
     """Every way of asking for a job that is not there says so."""
     async with open_house() as house:
-        for ask in (house.supervisor.get, house.supervisor.logs):
-            with pytest.raises(JobNotFound):
-                ask("nope")
+        with pytest.raises(JobNotFound):
+            house.supervisor.get("nope")
+        with pytest.raises(JobNotFound):
+            await house.supervisor.logs("nope")
         with pytest.raises(JobNotFound):
             await house.supervisor.apply("nope", C.CANCEL)
         with pytest.raises(JobNotFound):

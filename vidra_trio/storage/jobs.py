@@ -118,6 +118,7 @@ class JobStore:
         self._lazy: dict[str, StoredJob] = {
             stored.job_id: stored for stored in loaded.jobs if stored.job_id in loaded.again
         }
+        self._writing: Mapping[str, StoredJob | None] = {}
         self._gone: dict[str, None] = {}
         self._batch = _Batch()
         self._due = math.inf
@@ -135,10 +136,11 @@ class JobStore:
         if not state.folded:
             self._fold.set()
 
-    async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
+    async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] | None = ()) -> None:
         """Store a job. Durable on return; concurrent saves share one write.
 
-        Side files are written when `options_version` or `logs_version` changed. A
+        Side files are written when `options_version` or `logs_version` changed; without
+        `logs` the stored ones stay. A
         caller that is cancelled does not know whether it is stored. Does nothing
         for a job that was removed.
 
@@ -147,16 +149,17 @@ class JobStore:
                 unless the job is removed or forgotten. Or the store is closed.
         """
         if snapshot.job_id not in self._gone:
+            stored = self._stored(snapshot, logs)
             self._lazy.pop(snapshot.job_id, None)
-            self._urgent[snapshot.job_id] = StoredJob(snapshot, tuple(logs))
+            self._urgent[snapshot.job_id] = stored
             await self._commit()
 
-    def save_soon(self, snapshot: Snapshot, logs: Sequence[LogEntry] = ()) -> None:
+    def save_soon(self, snapshot: Snapshot, logs: Sequence[LogEntry] | None = ()) -> None:
         """Store a job within `SOON_SECONDS`, with the next save, or at close.
 
         Does nothing for a job that was removed, or after close.
         """
-        job_id, stored = snapshot.job_id, StoredJob(snapshot, tuple(logs))
+        job_id, stored = snapshot.job_id, self._stored(snapshot, logs)
         if job_id in self._gone:
             return
         if job_id in self._urgent:
@@ -180,12 +183,30 @@ class JobStore:
         self._discard(job_id)
         self._write_by(trio.current_time())
 
+    async def log(self, job_id: str) -> tuple[LogEntry, ...]:
+        """Return a job's log as it is stored, or will be; nothing when there is none."""
+        logs = self._unwritten_log(job_id)
+        if logs is not None:
+            return logs
+        return await trio.to_thread.run_sync(self._state.read_log, job_id, abandon_on_cancel=True)
+
     def statistics(self) -> StoreStatistics:
         """Return a frozen picture of the store."""
         waiting = len(self._urgent) + len(self._lazy)
         return StoreStatistics(len(self._state), waiting, self._writes, self._failures, self._error)
 
     # -- what is asked
+
+    def _stored(self, snapshot: Snapshot, logs: Sequence[LogEntry] | None) -> StoredJob:
+        known = self._unwritten_log(snapshot.job_id) if logs is None else tuple(logs)
+        return StoredJob(snapshot, known)
+
+    def _unwritten_log(self, job_id: str) -> tuple[LogEntry, ...] | None:
+        for changes in (self._urgent, self._lazy, self._writing):
+            stored = changes.get(job_id)
+            if stored is not None and stored.logs is not None:
+                return stored.logs
+        return None
 
     def _discard(self, job_id: str) -> None:
         self._lazy.pop(job_id, None)
@@ -273,9 +294,11 @@ class JobStore:
             changes[job_id] = self._lazy.pop(job_id)
         self._due = trio.current_time() if self._lazy else math.inf
         error: str | None = "the disk did not answer in time"
+        self._writing = changes
         try:
             error = await self._attempt(changes)
         finally:
+            self._writing = {}
             batch.settle(error)
         return error is None
 

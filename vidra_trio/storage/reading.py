@@ -8,6 +8,8 @@
    server does not start.
 3. Options or logs that an older version kept inside the state file count when
    there is no side file with any.
+4. The logs of jobs to which nothing will happen by itself are not read: nobody may
+   ever ask for them (`read_log`), and there may be thousands.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job and its log, as they are on disk or shall be."""
+    """A job and its log, as they are on disk or shall be; None: the log is what is there."""
 
     snapshot: Snapshot
-    logs: tuple[LogEntry, ...] = ()
+    logs: tuple[LogEntry, ...] | None = ()
 
     @property
     def job_id(self) -> str:
@@ -72,6 +74,17 @@ def read_directory(locations: Locations, disk: Disk) -> Loaded:
         ConfigurationError: what is damaged could not be kept aside.
     """
     return _Reader(locations, disk).read()
+
+
+def read_log(path: Path) -> tuple[LogEntry, ...]:
+    """Return the log in a side file; what cannot be read is none, and stays where it is."""
+    try:
+        data = read_file(path)
+        side, clean = parse(data) if data is not None else (None, True)
+    except (OSError, ValueError):
+        return ()
+    form = side if clean else sound(side, Damage())
+    return parse_log(form.get("logs")) if isinstance(form, dict) else ()
 
 
 class _Reader:
@@ -170,23 +183,23 @@ class _Reader:
     def _with_sides(self, snapshot: Snapshot, form: dict[str, Any]) -> StoredJob:
         job_id, notes = snapshot.job_id, len(self._notes)
         options, options_version = self._side(self._options, "options", snapshot, form)
-        lines, logs_version = self._side(self._logs, "logs", snapshot, form)
         options = options if isinstance(options, dict) else {}
+        options_version = options_version if options else None
+        asked = replace(
+            snapshot,
+            spec=replace(snapshot.spec, options=options),
+            options_version=options_version,
+        )
+        if not (form.get("logs") or _unfinished(snapshot) or len(self._notes) > notes):
+            return StoredJob(asked, None)
+        lines, logs_version = self._side(self._logs, "logs", snapshot, form)
         logs = parse_log(lines)
         for note in self._notes[notes:]:
             # Whoever retries a job whose options are lost must be able to see why it differs.
             logs = (*logs, LogEntry(self._now, Level.WARNING, note))
             logs_version = next_version(self._now_ms, logs_version)
             self._again.add(job_id)
-        return StoredJob(
-            replace(
-                snapshot,
-                spec=replace(snapshot.spec, options=options),
-                options_version=options_version if options else None,
-                logs_version=logs_version if logs else None,
-            ),
-            logs,
-        )
+        return StoredJob(replace(asked, logs_version=logs_version if logs else None), logs)
 
     def _side(
         self, folder: Path, member: str, snapshot: Snapshot, form: dict[str, Any]
@@ -244,6 +257,11 @@ def _entries(content: object) -> list[Any] | None:
     """Return the jobs of a state file: under `jobs`, or (older) the bare list."""
     jobs = content.get("jobs") if isinstance(content, dict) else content
     return jobs if isinstance(jobs, list) else None
+
+
+def _unfinished(snapshot: Snapshot) -> bool:
+    """Return whether a start will have something to say about a job; see `core.restore`."""
+    return snapshot.alive or (snapshot.terminal and snapshot.finished_at is None)
 
 
 def _id_of(entry: object) -> str:

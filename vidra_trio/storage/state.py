@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vidra_trio.core.job import JOB_ID
 from vidra_trio.storage.files import DISK, sweep, write_atomic
 from vidra_trio.storage.journal import Journal, delete, digest, put
-from vidra_trio.storage.reading import read_directory
+from vidra_trio.storage.reading import read_directory, read_log
 from vidra_trio.storage.records import dump_job, dump_log
 from vidra_trio.storage.salvage import Damage, sound
 from vidra_trio.wire.words import dumps
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from vidra_trio.core.job import LogEntry
     from vidra_trio.storage.files import Disk, Locations
     from vidra_trio.storage.reading import Loaded, StoredJob
 
@@ -128,6 +129,10 @@ class StateFile:
                 self._rows[job_id] = row
             self._remove_sides(job_id, before, row)
 
+    def read_log(self, job_id: str) -> tuple[LogEntry, ...]:
+        """Return the stored log of a job, oldest line first; may be called from any thread."""
+        return read_log(self._at.logs / f"{job_id}.json")
+
     def compact(self) -> Compaction:
         """Begin a new segment, for what comes after the state file that is to be written.
 
@@ -184,7 +189,7 @@ class StateFile:
             if row.options is not None and (old is None or old.options != row.options):
                 self._write_side(self._at.options, stored, _dump_options(stored))
                 folders.add(self._at.options)
-            if row.logs is not None and (old is None or old.logs != row.logs):
+            if stored.logs and (old is None or old.logs != row.logs):
                 self._write_side(self._at.logs, stored, _dump_logs(stored))
                 folders.add(self._at.logs)
         for folder in sorted(folders):
@@ -232,11 +237,16 @@ def _body(rows: Mapping[str, _Row]) -> bytes:
 def _row(stored: StoredJob) -> _Row:
     snapshot = stored.snapshot
     options = snapshot.spec.options
+    logs = snapshot.logs_version if stored.logs is None else _logs_key(stored)
     return _Row(
-        _dump(dump_job(snapshot, has_logs=bool(stored.logs))),
+        _dump(dump_job(snapshot, has_logs=logs is not None)),
         _key(snapshot.options_version, options) if options else None,
-        _key(snapshot.logs_version, stored.logs) if stored.logs else None,
+        logs,
     )
+
+
+def _logs_key(stored: StoredJob) -> object:
+    return _key(stored.snapshot.logs_version, stored.logs) if stored.logs else None
 
 
 def _dump_options(stored: StoredJob) -> bytes:
@@ -245,7 +255,8 @@ def _dump_options(stored: StoredJob) -> bytes:
 
 
 def _dump_logs(stored: StoredJob) -> bytes:
-    return _dump({"version": stored.snapshot.logs_version, "logs": dump_log(stored.logs)})
+    logs = stored.logs or ()
+    return _dump({"version": stored.snapshot.logs_version, "logs": dump_log(logs)})
 
 
 def _dump(form: Mapping[str, Any]) -> bytes:

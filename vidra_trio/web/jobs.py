@@ -52,7 +52,7 @@ async def create(context: WebContext) -> Response:
         own=own_address(context),
     )
     job = await context.supervisor.create(spec)
-    return answer(payloads.created(job, _logs(context, job.job_id)), 201)
+    return answer(payloads.created(job, await _logs(context, job.job_id)), 201)
 
 
 async def list_jobs(context: WebContext) -> Response:
@@ -70,7 +70,7 @@ async def list_jobs(context: WebContext) -> Response:
 async def detail(context: WebContext, job_id: str) -> Response:
     """GET /api/jobs/{id}."""
     job = find_job(context, job_id)
-    return answer(payloads.job_detail(job, context.supervisor.logs(job.job_id)))
+    return answer(payloads.job_detail(job, await _logs(context, job.job_id)))
 
 
 async def delete(context: WebContext, job_id: str) -> Response:
@@ -148,14 +148,14 @@ async def logs(context: WebContext, job_id: str) -> Response:
     wanted = parse_log_query(query)
     entry = parse_entry(job_id, query)
     job = find_job(context, entry.job_id)
-    lines = context.supervisor.logs(job.job_id)
+    lines = await _logs(context, job.job_id)
     return answer(payloads.logs_answer(job, lines, wanted, entry))
 
 
-def _logs(context: WebContext, job_id: str) -> tuple[LogEntry, ...]:
+async def _logs(context: WebContext, job_id: str) -> tuple[LogEntry, ...]:
     """Return the log of a job that somebody may have removed a moment ago."""
     try:
-        return context.supervisor.logs(job_id)
+        return await context.supervisor.logs(job_id)
     except JobNotFound:
         return ()
 
