@@ -139,8 +139,9 @@ class Job:
 
     async def load_log(self) -> None:
         """Have the log at hand, as everybody must who writes to it."""
+        version = self.snapshot.logs_version
         lines = await self.read_log()
-        if self._log is None:
+        if self._log is None and self.snapshot.logs_version == version:
             self._log = _ring(lines)
 
     def drop_log(self) -> None:
@@ -270,7 +271,8 @@ async def keep_selecting(job: Job) -> None:
 
     async def wait() -> JobEvent:
         job.run = rest = _Rest()
-        await rest.stopped.wait()
+        if job.state is JobState.SELECTING:  # nobody has asked for anything yet
+            await rest.stopped.wait()
         return JobEvent.STOPPED
 
     await _to_its_end(job, wait)
@@ -318,7 +320,8 @@ async def _run_items(job: Job) -> JobEvent:
     job.write(Level.INFO, "started")
     job.tell(Reason.STARTED)
     job.tell_progress()
-    await _save_quietly(job)  # should this job bring the server down, the next life must know
+    with trio.move_on_after(SETTLE_DEADLINE):
+        await _save_quietly(job)  # should it bring the server down, the next life must know
     first_failure: Failed | None = None
     for index, url in enumerate(job.snapshot.spec.urls):
         if index in job.snapshot.finished_items:
@@ -548,6 +551,8 @@ def _settle(job: Job, event: JobEvent) -> None:
     job.advance(event)
     job.change(crashes=0)
     state, old = job.state, job.snapshot
+    if state is JobState.SELECTING:  # nothing has happened to it
+        return
     if state in lifecycle.SETTLED:
         job.change(finished_at=job.services.now())
     if state is not JobState.FAILED:

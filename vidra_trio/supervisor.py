@@ -114,8 +114,12 @@ class Supervisor:
         self._jobs: dict[str, Job] = {}
         self._swept = trio.Event()
         self._restore(policy)
-        self._alive = [job for job in self._jobs.values() if job.state in lifecycle.ALIVE]
-        for job in self._alive:
+        self._alive = [
+            (job, keep_selecting if job.state is JobState.SELECTING else self._run)
+            for job in self._jobs.values()
+            if job.state in lifecycle.ALIVE
+        ]
+        for job, _ in self._alive:
             job.prepare()
         self._done_with = frozenset(
             job_id
@@ -196,7 +200,8 @@ class Supervisor:
             ShuttingDown: the command would start a run, and no more are started.
             StorageFailed: it acted, but was not stored.
         """
-        job = await self._find_ready(job_id)
+        find = self._find_steady if command is Command.DELETE else self._find_ready
+        job = await find(job_id)
         cell = lifecycle.decide(job.state, command)
         if cell is Plain.NOOP:
             return Answer(job_id, job.state)
@@ -279,13 +284,15 @@ class Supervisor:
 
     async def _remove(self, job: Job) -> Answer:
         """Forget the job, and remove what it left besides finished files."""
-        if not job.idle.is_set():  # it waits for a selection
+        job_id = job.snapshot.job_id
+        while not job.idle.is_set():  # it waits for a selection; or somebody else removes it
             job.scope.cancel("removed")
             await job.idle.wait()
-        with job.busy():
-            await job.discard()
-            await self._drop(job)
-        return Answer(job.snapshot.job_id, job.state, removed=True)
+        if self._jobs.get(job_id) is job:
+            with job.busy():
+                await job.discard()
+                await self._drop(job)
+        return Answer(job_id, job.state, removed=True)
 
     async def _drop(self, job: Job) -> None:
         now, job_id = self._services.now(), job.snapshot.job_id
@@ -376,10 +383,14 @@ class Supervisor:
         return job
 
     async def _find_ready(self, job_id: str) -> Job:
-        """Return the job once it is steady, and its log at hand."""
+        """Return the job once it is steady, and its log at hand.
+
+        Raises:
+            StorageFailed: its log is not, within `SETTLE_DEADLINE`.
+        """
         job = await self._find_steady(job_id)
         while job.log is None:
-            await job.load_log()
+            await _in_time(job.load_log)
             job = await self._find_steady(job_id)
         return job
 
@@ -407,8 +418,7 @@ class Supervisor:
         """Start what is in the queue again, in the order in which it came."""
         with trio.CancelScope(shield=True):  # bounded: each of them ends, if only by a stop
             alive, self._alive = self._alive, []
-            for job in alive:
-                task = keep_selecting if job.state is JobState.SELECTING else self._run
+            for job, task in alive:
                 self._nursery.start_soon(task, job, name=repr(job))
                 await trio.lowlevel.checkpoint()  # tasks that start together start in any order
 

@@ -74,7 +74,7 @@ def test_titles_may_be_anything() -> None:
         ({"limit": "0"}, "limit_greater_than_zero"),
         ({"cursor": "x"}, "cursor_not_usable"),
         ({"cursor": "5-../x"}, "cursor_not_usable"),
-        ({"cursor": f"-{10**17 - 1}-a"}, "cursor_not_usable"),
+        ({"cursor": f"-{10**18 - 1}-a"}, "cursor_not_usable"),
         ({"cursor": f"{10**20}-a"}, "cursor_not_usable"),
     ],
 )

@@ -199,8 +199,8 @@ async def test_a_log_that_is_being_written_is_known(at: Locations) -> None:
 
 
 @pytest.mark.parametrize("data", [None, b"", b"{", b"[]", b'{"logs": 5}', b"[" * 200_000])
-async def test_a_damaged_log_is_none_and_stays(at: Locations, data: bytes | None) -> None:
-    """It is nobody's download; and the next line that is written replaces it."""
+async def test_a_damaged_log_is_none_and_kept(at: Locations, data: bytes | None) -> None:
+    """It is nobody's download; but the next line that is written must not replace it."""
     ended = job("j", state=JobState.COMPLETED, finished_at=NOW)
     async with opened(at) as store:
         await store.save(ended, lines("one"))
@@ -212,7 +212,10 @@ async def test_a_damaged_log_is_none_and_stays(at: Locations, data: bytes | None
         path.write_bytes(data)
     async with opened(at) as store:
         assert await store.log("j") == ()
-    assert path.exists()
+        await store.save(replace(ended, logs_version=2), lines("new"))
+    kept = list(at.logs.glob("j.json.corrupt-*"))
+    assert len(kept) == (data not in (b"[]", b'{"logs": 5}'))
+    assert all(data is None or one.read_bytes() == data for one in kept)
 
 
 async def test_a_log_of_which_parts_are_sound_is_read(at: Locations) -> None:

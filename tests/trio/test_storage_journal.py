@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import threading
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -77,7 +80,8 @@ async def test_a_change_costs_a_line(at: Locations) -> None:
         assert at.state.read_bytes() == before
         (path,) = (path for _, path in segments(at))
         head, new, gone = path.read_text().splitlines()
-        assert json.loads(head) == {"vidra_trio_journal": 1, "base": digest(before)}
+        base = digest(before)
+        assert json.loads(head) == {"vidra_trio_journal": 1, "base": base, "before": base}
         assert json.loads(new[9:])["new"]["job_id"] == "new"
         assert json.loads(gone[9:]) == {"del": "j7"}
         assert len(state(at)) == 500
@@ -193,6 +197,123 @@ async def test_a_fault_at_every_call_while_it_is_folded(
     assert number > 40
 
 
+class GatedDisk(FaultyDisk):
+    """Lets a state file into its place when it is told to, and says when one wants to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted, self.gate = threading.Event(), threading.Event()
+
+    def replace(self, source: Path, target: Path) -> None:
+        if target.name == "download_state.json":
+            self.wanted.set()
+            assert self.gate.wait(30)
+        super().replace(source, target)
+
+
+async def wait_for(event: threading.Event) -> None:
+    """Wait for a thread, without holding up the loop."""
+    assert await trio.to_thread.run_sync(event.wait, 30)
+
+
+async def test_changes_while_the_first_state_file_is_written(at: Locations) -> None:
+    """They continue one that is not there yet; a crash finds them all the same."""
+    put(at, [form("a"), form("b")])  # the oldest layout: it is spelt anew at once
+    disk = GatedDisk()
+    async with opened(at, disk) as store:
+        await wait_for(disk.wanted)
+        await store.save(job("a", state=JobState.PAUSED))
+        await store.remove("b")
+        await store.save(job("c"))
+        crash = at.data.parent / "crash"
+        shutil.copytree(at.data, crash)
+        disk.gate.set()
+    for directory in (Locations(crash), at):
+        async with opened(directory) as store:
+            assert store.notes == ()
+            found = {one.job_id: one.snapshot.state for one in store.restored}
+        assert found == {"a": JobState.PAUSED, "c": JobState.QUEUED}
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_directory_that_needs_mending_is_mended_before_it_changes(
+    at: Locations, broken: bool
+) -> None:
+    """What a save continues must be there before it; a disk that says no is asked again."""
+    put(at, {"jobs": [form("a"), {"job_id": "../evil"}, form("a", error="x")]})
+    disk = FaultyDisk(1 if broken else None, forever=True)
+    async with opened(at, disk) as store:
+        if broken:
+            with pytest.raises(StorageFailed):
+                await store.save(job("b"))
+            disk.at = None
+        await store.save(job("b"))
+        assert [one["job_id"] for one in state(at)] == ["a", "b"]
+    assert await ids(at) == ["a", "b"]
+
+
+async def test_what_an_older_version_kept_inside_is_never_only_in_memory(at: Locations) -> None:
+    """Its options and logs have files of their own before the state file loses them."""
+    lines_ = [{"timestamp": "2025-01-02T03:04:05Z", "level": "info", "message": "old"}]
+    inside = {"options": {"password": "x"}, "logs": lines_}
+    put(at, {"jobs": [form(f"j{number}", **inside) for number in range(3)]})
+    number = 0
+    while True:
+        number += 1
+        directory = Locations(at.data.parent / str(number))
+        shutil.copytree(at.data, directory.data)
+        disk = FaultyDisk(number, kill=True)
+        try:
+            async with opened(directory, disk):
+                pass
+        except* Killed:
+            pass
+        async with opened(directory) as store:
+            options = [one.snapshot.spec.options for one in store.restored]
+            assert options == [{"password": "x"}] * 3
+            for one in store.restored:
+                assert [line.message for line in await store.log(one.job_id)] == ["old"]
+        if disk.calls < number:
+            break
+    assert number > 10
+
+
+async def test_a_fold_that_fails_is_tried_again_later(
+    at: Locations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not with every change: that would be a segment each, and all the space there is."""
+    monkeypatch.setattr(state_module, "JOURNAL_BYTES", 1)
+
+    class NoPlace(FaultyDisk):
+        def replace(self, source: Path, target: Path) -> None:
+            if target.name == "download_state.json":
+                raise OSError(28, "No space left on device")
+            super().replace(source, target)
+
+    async with opened(at, NoPlace()) as store:
+        for number in range(20):
+            await store.save(job(f"j{number}", options={}))
+    assert len(segments(at)) < 5
+    assert caplog.text.count("the journal stays") == 1
+    assert len(await ids(at)) == 20
+
+
+@pytest.mark.parametrize("what", [MemoryError, RuntimeError])
+async def test_a_fold_without_memory_or_threads_ends_nothing(
+    at: Locations, monkeypatch: pytest.MonkeyPatch, what: type[Exception]
+) -> None:
+    """The journal has it all."""
+
+    def no(*_: object) -> None:
+        raise what
+
+    monkeypatch.setattr(state_module.StateFile, "compact", no)
+    async with opened(at) as store:
+        await store.save(job("a"))
+    monkeypatch.undo()
+    assert await ids(at) == ["a"]
+
+
 # -- damage
 
 
@@ -245,6 +366,29 @@ async def test_a_record_that_says_nothing_is_damage(at: Locations, record: bytes
     async with opened(at) as store:
         assert [stored.job_id for stored in store.restored] == ["a"]
         assert len(store.notes) == 1
+
+
+async def test_a_damaged_segment_before_the_first_is_kept(at: Locations) -> None:
+    """It may have continued the same state file; and its jobs keep their side files."""
+    path = segment(at, 1, {"new": form("a")})
+    path.write_bytes(b"x" + path.read_bytes())
+    segment(at, 2, {"new": form("b")})
+    side = at.options / "a.json"
+    side.write_text("{}")
+    os.utime(side, (0, 0))
+    async with opened(at) as store:
+        assert [stored.job_id for stored in store.restored] == ["b"]
+        assert len(store.notes) == 1
+    assert len(list(at.data.glob("download_state.journal.1.corrupt-*"))) == 1
+    assert side.exists()
+
+
+async def test_two_crashes_without_the_state_file(at: Locations) -> None:
+    """The journal that was found is not hidden by what is written after it."""
+    segment(at, 1, {"new": form("b")}, {"put": form("a")}, base="of one that is damaged")
+    put(at, "{damaged")
+    await crashed(at, "c")
+    assert set(await ids(at)) == {"a", "b", "c"}
 
 
 async def test_a_segment_that_is_no_file_is_kept_aside(at: Locations) -> None:

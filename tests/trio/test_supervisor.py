@@ -293,12 +293,97 @@ async def test_a_job_that_waits_for_a_selection_waits_again(command: Command) ->
     assert house.engine.runs == []
 
 
+async def test_two_cancels_of_a_job_that_waits_for_a_selection() -> None:
+    """Both are told that it is gone; and it is gone once."""
+    async with open_house(store=FakeStore([stored(S.SELECTING)])) as house:
+        await wait_all_tasks_blocked()
+        answers: list[Answer] = []
+
+        async def cancel() -> None:
+            answers.append(await house.supervisor.apply("old", C.CANCEL))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel)
+            nursery.start_soon(cancel)
+        assert [answer.removed for answer in answers] == [True, True]
+        assert house.supervisor.summary().total == 0
+    assert house.recorder.updates().count("deleted") == 1
+
+
+async def test_a_pause_before_the_wait_for_a_selection_begins() -> None:
+    """Asked right at the start, while the tasks of a long queue are still being made."""
+    waiting = [stored(S.SELECTING, f"s{number}") for number in range(5)]
+    async with open_house(store=FakeStore(waiting)) as house:
+        await house.supervisor.apply("s4", C.PAUSE)
+        with trio.fail_after(5):
+            assert (await house.supervisor.wait_settled("s4")).state is S.PAUSED
+        assert house.supervisor.get("s4").error is None
+    assert house.engine.runs == []
+
+
+async def test_a_log_that_cannot_be_had_is_a_507(autojump_clock: MockClock) -> None:
+    """A command on a settled job does not wait for ever; a delete needs no log."""
+
+    class Hanging(FakeStore):
+        async def log(self, job_id: str) -> tuple[LogEntry, ...]:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    store = Hanging([Stored(stored(S.FAILED).snapshot, None)])
+    async with open_house(store=store) as house:
+        with pytest.raises(StorageFailed):
+            await house.supervisor.apply("old", C.CANCEL)
+        assert (await house.supervisor.apply("old", C.DELETE)).removed
+
+
+async def test_a_disk_that_hangs_does_not_keep_a_job_from_its_work(
+    autojump_clock: MockClock,
+) -> None:
+    """That it begins is stored if that works in time."""
+    store = FakeStore()
+    async with open_house(endless(), store) as house:
+        job = await house.supervisor.create(SPEC)
+        store.delay = 3600
+        await trio.sleep(10)
+        assert house.supervisor.get(job.job_id).state is S.RUNNING
+        store.delay = 0
+
+
+async def test_a_log_read_late_is_not_taken_for_the_newest() -> None:
+    """Somebody wrote to it and left it to the store meanwhile."""
+    gate = trio.Event()
+
+    class Slow(FakeStore):
+        async def log(self, job_id: str) -> tuple[LogEntry, ...]:
+            found = await super().log(job_id)
+            if not gate.is_set():
+                await gate.wait()
+            return found
+
+    failed = stored(S.FAILED, preview={"title": "known"})
+    store = Slow([Stored(failed.snapshot, None)])
+    store.logs["old"] = failed.logs or ()
+    async with open_house(store=store) as house:
+        held = house.supervisor._find("old")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(held.load_log)
+            await wait_all_tasks_blocked()
+            held.change(logs_version=99)
+            gate.set()
+        assert held.log is None
+        await held.load_log()
+        assert held.log
+
+
 async def test_a_stop_leaves_who_waits_for_a_selection_waiting() -> None:
     """It is asked again in the next life."""
     store = FakeStore([stored(S.SELECTING)])
-    async with open_house(store=store):
+    async with open_house(store=store) as house:
         await wait_all_tasks_blocked()
-    assert store.saved["old"].state is S.SELECTING
+        before = house.supervisor.get("old")
+        lines = await house.supervisor.logs("old")
+    assert store.saved["old"] == before
+    assert store.logs["old"] == lines
 
 
 async def test_a_shutdown_stores_running_jobs_as_waiting() -> None:

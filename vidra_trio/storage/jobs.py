@@ -52,8 +52,14 @@ CLOSE_SECONDS: Final = 3.0
 SLICE: Final = 100
 """Changes written at once that nobody waits for: a save never queues behind thousands of them."""
 
+FOLD_AGAIN_SECONDS: Final = 30.0
+"""Until the journal is folded again after that failed: it costs the space of a state file."""
+
 REMEMBERED: Final = 10_000
 """Removed ids that late saves are checked against; those come within seconds."""
+
+_TROUBLE: Final = (OSError, ValueError, TypeError, RuntimeError, MemoryError)
+"""What a call to the disk may end in: no thread is left for it, say. None of it ends the store."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +103,7 @@ async def open_store(locations: Locations, *, disk: Disk = DISK) -> AsyncIterato
     for note in loaded.notes:
         _log.warning("%s", note)
     store = JobStore(state, loaded)
+    await store._begin()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store._run, name="job store")
         nursery.start_soon(store._keep_folded, name="job store, state file")
@@ -115,9 +122,7 @@ class JobStore:
         self._state = state
         # None is a removal. Both in the order of arrival, which is the order in the file.
         self._urgent: dict[str, StoredJob | None] = {}
-        self._lazy: dict[str, StoredJob] = {
-            stored.job_id: stored for stored in loaded.jobs if stored.job_id in loaded.again
-        }
+        self._lazy: dict[str, StoredJob] = {}
         self._writing: Mapping[str, StoredJob | None] = {}
         self._gone: dict[str, None] = {}
         self._batch = _Batch()
@@ -131,10 +136,7 @@ class JobStore:
         self._writes = 0
         self._failures = 0
         self._error: str | None = None
-        if loaded.again or loaded.rewrite:
-            self._write_by(trio.current_time() + SOON_SECONDS)
-        if not state.folded:
-            self._fold.set()
+        self._folding = True  # the last fold worked
 
     async def save(self, snapshot: Snapshot, logs: Sequence[LogEntry] | None = ()) -> None:
         """Store a job. Durable on return; concurrent saves share one write.
@@ -231,6 +233,15 @@ class JobStore:
 
     # -- the writer task
 
+    async def _begin(self) -> None:
+        """Put in order what was found; a disk that says no is asked again with the first change."""
+        try:
+            await self._in_thread(self._state.make_fit)
+        except _TROUBLE as failure:
+            self._failed({}, _words(failure))
+        if not self._state.folded:
+            self._fold.set()
+
     async def _run(self) -> None:
         """Write whenever something is due; at close go on for as long as it works."""
         try:
@@ -255,17 +266,23 @@ class JobStore:
             while not last:
                 await self._fold.wait()
                 self._fold, last = trio.Event(), self._written.is_set()
-                if not self._state.folded:
-                    await self._fold_now()
+                if self._state.fit and not self._state.folded and not await self._folded_now():
+                    with trio.move_on_after(FOLD_AGAIN_SECONDS):
+                        await self._written.wait()
             await self._in_thread(self._state.close)
 
-    async def _fold_now(self) -> None:
+    async def _folded_now(self) -> bool:
         """Write the state file as it should be now; until that works the journal tells."""
         try:
             compaction = await self._in_thread(self._state.compact)
             await trio.to_thread.run_sync(self._state.write, compaction, abandon_on_cancel=True)
-        except OSError as failure:
-            _log.warning("the journal stays: %s", failure.strerror or failure)
+        except _TROUBLE as failure:
+            if self._folding:
+                _log.warning("the journal stays: %s", _words(failure))
+            self._folding = False
+        else:
+            self._folding = True
+        return self._folding
 
     def _close(self) -> None:
         self._closing = True
@@ -306,12 +323,11 @@ class JobStore:
         """Hand `changes` to the disk; return what went wrong."""
         try:
             await self._in_thread(self._state.commit, changes)
-        except OSError as failure:
-            return self._failed(changes, failure.strerror or str(failure))
-        except (ValueError, TypeError, RuntimeError, MemoryError) as defect:
+        except _TROUBLE as failure:
             # A job that cannot be spelt must not end the one writer of all the others.
-            _log.error("a write failed", exc_info=defect)
-            return self._failed(changes, f"{type(defect).__name__}")
+            if not isinstance(failure, OSError):
+                _log.error("a write failed", exc_info=failure)
+            return self._failed(changes, _words(failure))
         if self._error is not None:
             _log.info("jobs are being saved again")
         self._writes += 1
@@ -331,3 +347,9 @@ class JobStore:
         self._urgent = kept | self._urgent
         self._write_by(trio.current_time() + RETRY_SECONDS)
         return error
+
+
+def _words(failure: Exception) -> str:
+    if isinstance(failure, OSError):
+        return failure.strerror or str(failure)
+    return type(failure).__name__

@@ -1,18 +1,19 @@
 """What changed since the state file was written, in segments beside it.
 
     download_state.journal.7            one segment; the highest number is written to
-        {"vidra_trio_journal": 1, "base": "<digest of a state file>"}
+        {"vidra_trio_journal": 1, "base": "<digest of a state file>", "before": "<digest>"}
         1c291ca3 {"new": {…a job, as the state file spells it…}}
         0e55b1c2 {"put": {…how it stands now…}}
         5a0ff2d1 {"del": "<job id>"}
 
 1. A record is a line: the CRC-32 of what follows the blank, in hex, and JSON.
    Records count in their order; the last one of a job is how it stands.
-2. A segment names the state file that it continues, by digest. So a crash
-   between a new state file and the end of the segments before it does no harm:
-   they are replayed, to the same end, or known to be in it already.
-3. After a failure a segment is never written to again, and its descriptor never
-   synced again: what failed is written anew, to the next one.
+2. A segment names the state file that it continues, by digest, and the one that is
+   there until that is written. So a crash between a new state file and the end of
+   the segments before it does no harm: they are replayed, to the same end, or known
+   to be in it already.
+3. After a failure a segment is never written to or synced again: what failed is
+   written anew, to the next one.
 4. The end of a segment may be torn: that is a write that nobody was promised.
    Any other line that cannot be read costs itself, and a copy is kept.
 """
@@ -66,10 +67,9 @@ class Journal:
 
     def __init__(self, locations: Locations, base: str, disk: Disk = DISK, size: int = 0) -> None:
         self._at = locations
-        self._base = base
+        self._base = self._before = base
         self._disk = disk
-        self._descriptor: int | None = None
-        self._number = 0
+        self._number: int | None = None  # of the segment that is written to
         self._sizes = {0: size}  # of the records, by segment; 0: what was there before
 
     @property
@@ -84,14 +84,13 @@ class Journal:
             OSError: they are not, though some may be on disk; append them again.
         """
         data = b"".join(map(_line, records))
-        descriptor = self._begin()[1] if self._descriptor is None else self._descriptor
+        number = self._begin() if self._number is None else self._number
         try:
-            write_all(descriptor, data, self._disk)
-            self._disk.fsync(descriptor)
+            self._write(self._at.journal(number), data)
         except OSError:
             self.close()
             raise
-        self._sizes[self._number] = self._sizes.get(self._number, 0) + len(data)
+        self._sizes[number] = self._sizes.get(number, 0) + len(data)
 
     def rebase(self, base: str) -> int:
         """Begin a segment that continues the state file `base`, which is yet to be written.
@@ -102,22 +101,22 @@ class Journal:
             OSError: there is none; the next record begins one.
         """
         self.close()
-        before, self._base = self._base, base
+        known = self._base, self._before
+        self._base, self._before = base, self._base
         try:
-            number, _ = self._begin()
+            return self._begin()
         except OSError:
-            self._base = before
+            self._base, self._before = known
             raise
-        return number
 
     def forget(self, before: int) -> None:
         """Remove the segments below number `before`; one that stays does no harm. Any thread."""
         for number in list(self._sizes):
             if number < before:
-                del self._sizes[number]
-        for number, path in segments(self._at):
-            if number < before:
-                with contextlib.suppress(OSError):
+                self._sizes.pop(number, None)
+        with contextlib.suppress(OSError):
+            for number, path in segments(self._at):
+                if number < before:
                     self._disk.unlink(path)
 
     def end(self) -> None:
@@ -127,18 +126,23 @@ class Journal:
 
     def close(self) -> None:
         """Write to no segment any more; what comes next begins one."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        self._number = None
 
-    def _begin(self) -> tuple[int, int]:
+    def _write(self, path: Path, data: bytes) -> None:
+        descriptor = self._disk.append(path)
+        try:
+            write_all(descriptor, data, self._disk)
+            self._disk.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _begin(self) -> int:
         number = max((number for number, _ in segments(self._at)), default=0) + 1
         path = self._at.journal(number)
-        write_atomic(path, dumps({_HEAD: FORMAT, "base": self._base}) + b"\n", self._disk)
-        self._descriptor = self._disk.append(path)
+        head = {_HEAD: FORMAT, "base": self._base, "before": self._before}
+        write_atomic(path, dumps(head) + b"\n", self._disk)
         self._number = number
-        return number, self._descriptor
+        return number
 
 
 @dataclass(slots=True)
@@ -179,6 +183,11 @@ class Segment:
         self.data = data
         self.head = _head(data)
 
+    @property
+    def continues(self) -> tuple[object, ...]:
+        """The digests of the state files that it may follow."""
+        return () if self.head is None else (self.head.get("base"), self.head.get("before"))
+
 
 def segments(locations: Locations) -> list[tuple[int, Path]]:
     """Return the numbers and paths of all segments, oldest first."""
@@ -214,12 +223,14 @@ def replay(read: Sequence[Segment], base: str, now_ms: int, disk: Disk = DISK) -
     Raises:
         ConfigurationError: what is damaged cannot be kept aside.
     """
-    bases = [None if one.head is None else one.head.get("base") for one in read]
-    known = not read or base in bases
-    found = Replay(known)
-    for one in read[bases.index(base) if base in bases else 0 :]:
-        if one.head is None:
+    continuing = [index for index, one in enumerate(read) if base in one.continues]
+    found = Replay(known=not read or bool(continuing))
+    first = continuing[0] if continuing else 0
+    for index, one in enumerate(read):
+        if one.head is None:  # wherever it is: it may continue the same state file
             found.notes.append(_aside(one.path, now_ms))
+        elif index < first:
+            continue
         elif damaged := _replay_one(one.data, found):
             note = f"{one.path.name}: {damaged} damaged records"
             found.notes.append(f"{note}, a copy is kept as {keep(one, now_ms, disk)}")

@@ -14,6 +14,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from vidra_trio.storage.journal import Replay, Segment
 
     _Changes = Mapping[str, dict[str, Any] | None]
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +83,14 @@ def read_directory(locations: Locations, disk: Disk) -> Loaded:
 
 
 def read_log(path: Path) -> tuple[LogEntry, ...]:
-    """Return the log in a side file; what cannot be read is none, and stays where it is."""
+    """Return the log in a side file; one that cannot be read is none, and kept aside."""
     try:
         data = read_file(path)
         side, clean = parse(data) if data is not None else (None, True)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError):
+            kept = move_aside(path, "corrupt", time.time_ns() // 1_000_000)
+            _log.warning("%s cannot be read (%s), kept as %s", path.name, ascii(error), kept.name)
         return ()
     form = side if clean else sound(side, Damage())
     return parse_log(form.get("logs")) if isinstance(form, dict) else ()
@@ -128,7 +137,7 @@ class _Reader:
             again=frozenset(self._again),
             base=base,
             journal=journal.size,
-            rewrite=self._lost > 0 or foreign,
+            rewrite=self._lost > 0 or (not journal.known and bool(changes)),
             complete=entries is not None,
         )
 

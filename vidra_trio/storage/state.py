@@ -67,7 +67,9 @@ class StateFile:
         self._rows: dict[str, _Row] = {}
         self._journal = Journal(locations, digest(b""), disk)
         self._size = 0  # of the state file
-        self._stale = False  # the state file must be written before anything else
+        self._again: dict[str, StoredJob] = {}  # their side files do not say what was read
+        self._unfit = False  # for changes: see `make_fit`
+        self._doubtful: set[str] = set()  # a write of them failed, and may be on disk
         self._normal = True  # it says what `_rows` says, and as we would
 
     def __len__(self) -> int:
@@ -77,6 +79,11 @@ class StateFile:
     def bloated(self) -> bool:
         """The journal has become so large that it is to be folded into the state file."""
         return self._journal.size > max(JOURNAL_BYTES, self._size)
+
+    @property
+    def fit(self) -> bool:
+        """Changes can be written, and the state file folded meanwhile."""
+        return not self._unfit
 
     @property
     def folded(self) -> bool:
@@ -94,18 +101,16 @@ class StateFile:
         for folder in (self._at.data, self._at.options, self._at.logs, self._at.entries):
             sweep(folder)
         for stored in loaded.jobs:
-            row = _row(stored)
-            if stored.job_id in loaded.again:  # its side files are to be written
-                row = _Row(row.form)
-            self._rows[stored.job_id] = row
+            self._rows[stored.job_id] = _row(stored)
         body = _body(self._rows)
         self._journal = Journal(self._at, loaded.base, self._disk, loaded.journal)
-        self._stale = loaded.rewrite
         nothing = not (loaded.complete or loaded.jobs)
-        self._normal = not loaded.again and (nothing or digest(body) == loaded.base)
+        self._again = {one.job_id: one for one in loaded.jobs if one.job_id in loaded.again}
+        self._unfit = loaded.rewrite or bool(self._again)
+        self._normal = not self._unfit and (nothing or digest(body) == loaded.base)
         self._size = len(body)
         # What was kept aside may be repaired by hand, and then needs its side files.
-        aside = any(self._at.data.glob(f"{self._at.state.name}.*-*"))
+        aside = any(self._at.data.glob(f"{self._at.state.stem}.*.*-*"))
         if loaded.complete and not aside:
             self._remove_orphans()
         return loaded
@@ -117,12 +122,13 @@ class StateFile:
             OSError: they are not, though some of them may be on disk. Commit them
                 again, with what came since.
         """
+        self.make_fit()
         rows = {job_id: None if job is None else _row(job) for job_id, job in changes.items()}
         self._write_sides(rows, changes)
-        if self._stale:
-            self._rewrite(rows)
-        elif records := list(self._records(rows)):
+        if records := list(self._records(rows)):
+            self._doubtful.update(rows)
             self._journal.append(records)
+            self._doubtful.difference_update(rows)
         for job_id, row in rows.items():
             before = self._rows.pop(job_id, None) if row is None else self._rows.get(job_id)
             if row is not None:
@@ -133,16 +139,38 @@ class StateFile:
         """Return the stored log of a job, oldest line first; may be called from any thread."""
         return read_log(self._at.logs / f"{job_id}.json")
 
+    def make_fit(self) -> None:
+        """Write what has to be there before the first change: side files, then the state file.
+
+        Until then the disk says what was found, which is not what the next record would
+        continue: options inside the state file, say, or a journal of another one.
+
+        Raises:
+            OSError: it is not there; all is as it was.
+        """
+        if not self._unfit:
+            return
+        rows: dict[str, _Row | None] = {job_id: _row(job) for job_id, job in self._again.items()}
+        for job_id in rows:
+            self._rows[job_id] = _Row(self._rows[job_id].form)
+        self._write_sides(rows, self._again)
+        self.write(self.compact())
+        self._rows.update({job_id: _row(job) for job_id, job in self._again.items()})
+        self._again, self._unfit = {}, False
+
     def compact(self) -> Compaction:
         """Begin a new segment, for what comes after the state file that is to be written.
 
         Raises:
             OSError: there is none; all is as it was.
         """
-        return self._compaction(self._rows)
+        body = _body(self._rows)
+        return Compaction(body, self._journal.rebase(digest(body)))
 
     def write(self, compaction: Compaction) -> None:
-        """Put a state file in place, and remove the segments before it. One at a time.
+        """Put a state file in place, and remove the segments before it.
+
+        For another thread than the one that commits, once that finds all `fit`; one at a time.
 
         Raises:
             OSError: it is not there; state file and journal are as good as before.
@@ -157,22 +185,12 @@ class StateFile:
             self._journal.end()
         self._journal.close()
 
-    def _compaction(self, rows: Mapping[str, _Row]) -> Compaction:
-        body = _body(rows)
-        return Compaction(body, self._journal.rebase(digest(body)))
-
-    def _rewrite(self, rows: Mapping[str, _Row | None]) -> None:
-        """Write the state file with `rows` in it."""
-        merged = {i: row for i, row in {**self._rows, **rows}.items() if row is not None}
-        self.write(self._compaction(merged))
-        self._stale = False
-
     def _records(self, rows: Mapping[str, _Row | None]) -> Iterator[bytes]:
         for job_id, row in rows.items():
             old = self._rows.get(job_id)
             if row is None:  # also of one that is not there: a failed write may have put it there
                 yield delete(job_id)
-            elif old is None or old.form != row.form:
+            elif old is None or old.form != row.form or job_id in self._doubtful:
                 yield put(row.form, new=old is None)
 
     # -- side files

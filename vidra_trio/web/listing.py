@@ -38,6 +38,7 @@ class Listing:
 
         The cursor is None when nothing is left.
         """
+        self._forget_others(jobs)
         lines: list[bytes] = []
         last: Snapshot | None = None
         for index in range(wanted.start(jobs), len(jobs)):
@@ -49,7 +50,6 @@ class Listing:
                 lines.append(self._line(job))
             if index % SLICE == 0:
                 await trio.lowlevel.checkpoint()
-        self._forget_others(jobs)
         return lines, None
 
     def _line(self, job: Snapshot) -> bytes:

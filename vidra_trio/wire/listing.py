@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vidra_trio.core.job import Snapshot
 
-_CURSOR: Final = re.compile(f"(-?[0-9]{{1,17}})-({JOB_ID.pattern})")
+_CURSOR: Final = re.compile(f"(-?[0-9]{{1,18}})-({JOB_ID.pattern})")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
